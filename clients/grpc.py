@@ -1,0 +1,64 @@
+"""gRPC: the server-streaming call `Generate`."""
+
+import time
+from collections.abc import AsyncGenerator
+
+import grpc
+from grpc import aio
+
+from labkit import wire
+from labkit.client import Chunk, Client
+from labkit.errors import ConnectionLost, LabkitError, from_code
+from labkit.events import Failed, Finished, GenerateRequest
+from labkit.proto import inference_pb2 as pb
+
+METHOD = "/inference.InferenceService/Generate"
+CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: "invalid_request",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+    grpc.StatusCode.INTERNAL: "engine_failed",
+}
+OPTIONS = [
+    # By itself gRPC lets a server run ahead by megabytes; a window of 64 KiB lets backpressure through.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class GRPCClient(Client):
+    """One channel; each request is one call on it."""
+
+    name = "grpc"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._channel = aio.insecure_channel(url.partition("://")[2], options=OPTIONS)
+        self._generate = self._channel.unary_stream(
+            METHOD,
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateReply.FromString,
+        )
+
+    async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        call = self._generate(wire.request_to_proto(request))
+        try:
+            async for reply in call:
+                received = time.monotonic_ns()
+                events = wire.group_from_proto(reply)
+                yield Chunk(received, events)
+                if isinstance(events[-1], Finished | Failed):
+                    return
+        except aio.AioRpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    def _error(self, error: aio.AioRpcError) -> LabkitError:
+        code, details = error.code(), error.details() or str(error.code())
+        if code in CODES:
+            return from_code(CODES[code], details)
+        return ConnectionLost(f"{self.name}: {details}")
+
+    async def aclose(self) -> None:
+        await self._channel.close()

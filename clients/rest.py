@@ -1,0 +1,38 @@
+"""REST: one request, one answer; all tokens arrive at once."""
+
+import time
+from collections.abc import AsyncGenerator
+
+import httpx
+
+from labkit import http, wire
+from labkit.client import Chunk, Client
+from labkit.errors import EngineFailed, Stopping
+from labkit.events import Failed, GenerateRequest
+
+
+class RESTClient(Client):
+    """`POST /generate`. The answer's tokens keep the ids that they had in the stream."""
+
+    name = "rest"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._http = http.pooled(url)
+
+    async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        try:
+            response = await self._http.post("/generate", json=wire.request_to_dict(request))
+        except httpx.TransportError as error:
+            raise http.lost(self.name, error) from error
+        received = time.monotonic_ns()
+        if response.is_success:
+            yield Chunk(received, [*wire.answer_from_json(response.content).events()])
+            return
+        error = http.refusal(response)
+        if not isinstance(error, EngineFailed | Stopping):
+            raise error
+        yield Chunk(received, [Failed(0, error.code, str(error))])
+
+    async def aclose(self) -> None:
+        await self._http.aclose()

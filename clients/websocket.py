@@ -1,0 +1,115 @@
+"""WebSocket: one socket for many answers, told apart by request id."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from labkit import wire
+from labkit.client import Chunk, Client
+from labkit.errors import ConnectionLost, LabkitError, from_code
+from labkit.events import Event, Failed, Finished, GenerateRequest
+
+
+class Reply(msgspec.Struct):
+    """What every message has, whatever its kind."""
+
+    type: str
+    request_id: str | None = None
+    code: str = ""
+    message: str = ""
+
+
+class WebSocketClient(Client):
+    """`generate` on `/ws/{client_id}`; connects at the first request and again if the socket was closed."""
+
+    name = "websocket"
+
+    def __init__(self, url: str, client_id: str | None = None) -> None:
+        super().__init__(url)
+        self.client_id = client_id or uuid4().hex[:12]
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+        self._open: dict[str, asyncio.Queue[Chunk | LabkitError]] = {}
+
+    async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        request_id = request.request_id or uuid4().hex[:12]
+        fields = {**wire.request_to_dict(request), "request_id": request_id}
+        arrivals: asyncio.Queue[Chunk | LabkitError] = asyncio.Queue()
+        await self._connect()
+        self._open[request_id] = arrivals
+        ended = False
+        try:
+            await self._send({"type": "generate", **fields})
+            while not ended:
+                arrival = await arrivals.get()
+                if isinstance(arrival, LabkitError):
+                    ended = True
+                    raise arrival
+                ended = isinstance(arrival.events[-1], Finished | Failed)
+                yield arrival
+        finally:
+            del self._open[request_id]
+            if not ended:
+                with suppress(ConnectionLost):
+                    await self._send({"type": "cancel", "request_id": request_id})
+
+    async def aclose(self) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            await self._reader
+
+    async def _connect(self) -> None:
+        async with self._connecting:
+            if self._reader is not None and not self._reader.done():
+                return
+            try:
+                self._socket = await connect(
+                    f"{self.url}/ws/{self.client_id}", compression=None, proxy=None, max_queue=16
+                )
+            except (OSError, WebSocketException) as error:
+                raise ConnectionLost(f"{self.name}: {error}") from error
+            self._reader = asyncio.get_running_loop().create_task(self._read(self._socket))
+
+    async def _send(self, fields: dict[str, Any]) -> None:
+        assert self._socket is not None
+        try:
+            await self._socket.send(json.dumps(fields))
+        except ConnectionClosed as error:
+            raise ConnectionLost(f"{self.name}: {error}") from error
+
+    async def _read(self, socket: ClientConnection) -> None:
+        reason = "the server closed the socket"
+        try:
+            async for message in socket:
+                self._arrived(message, time.monotonic_ns())
+        except ConnectionClosed as error:
+            reason = str(error)
+        for arrivals in self._open.values():
+            arrivals.put_nowait(ConnectionLost(f"{self.name}: {reason}"))
+
+    def _arrived(self, message: str | bytes, received_ns: int) -> None:
+        replies = msgspec.json.decode(message, type=Reply | list[Reply])
+        first = replies[0] if isinstance(replies, list) else replies
+        arrivals = self._open.get(first.request_id or "")
+        if arrivals is None:  # an answer that was cancelled here, still on its way
+            return
+        if first.type == "error":
+            arrivals.put_nowait(from_code(first.code, first.message))
+            return
+        arrivals.put_nowait(Chunk(received_ns, decode(message)))
+
+
+def decode(message: str | bytes) -> list[Event]:
+    """The events of one frame, which holds one object or a list."""
+    single = not message.startswith("[" if isinstance(message, str) else b"[")
+    return [wire.event_from_json(message)] if single else wire.events_from_json(message)

@@ -1,0 +1,25 @@
+"""labkit: learn, by doing and measuring, how a client should talk to a model."""
+
+from labkit.client import Client, Recording
+from labkit.engine import Engine, create_engine
+from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
+from labkit.serving import Server, serve
+from labkit.stream import TokenStream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Engine",
+    "Event",
+    "Failed",
+    "Finished",
+    "GenerateRequest",
+    "Recording",
+    "Server",
+    "Started",
+    "Token",
+    "TokenStream",
+    "create_engine",
+    "serve",
+]

@@ -1,0 +1,72 @@
+"""An engine with no model: fixed tokens at a fixed pace, so that what is measured is the protocol."""
+
+import asyncio
+import time
+
+from labkit.errors import InvalidRequest
+from labkit.events import GenerateRequest
+from labkit.stream import TokenStream
+
+WORDS = "the quick brown fox jumps over the lazy dog while a small model counts its tokens".split()
+
+
+class ScriptedEngine:
+    """Answers every prompt with the same words, on the reader's own loop and without torch.
+
+    Args:
+        tokens: tokens in an answer; a request's `max_tokens` can only shorten it.
+        interval_ms: time between two tokens, and before the first.
+        fail_after: break with `engine_failed` after so many tokens, to see what an interface makes of it.
+    """
+
+    def __init__(self, tokens: int = 256, interval_ms: float = 5.0, fail_after: int | None = None) -> None:
+        self.name = "scripted"
+        self.tokens = tokens
+        self.interval_ms = interval_ms
+        self.fail_after = fail_after
+        self._closed = False
+        self._tasks: dict[asyncio.Task[None], TokenStream] = {}
+
+    def submit(self, request: GenerateRequest) -> TokenStream:
+        if self._closed:
+            raise InvalidRequest("the engine is closed")
+        room = asyncio.Event()
+        stream = TokenStream(request.request_id or "", stamped=request.stamps, on_room=room.set)
+        task = asyncio.get_running_loop().create_task(self._answer(request, stream, room))
+        self._tasks[task] = stream
+        task.add_done_callback(self._tasks.pop)
+        return stream
+
+    def close(self) -> None:
+        self._closed = True
+
+    async def _answer(self, request: GenerateRequest, stream: TokenStream, room: asyncio.Event) -> None:
+        stream.started(self.name, len(request.prompt.split()))
+        due = time.monotonic()
+        count = min(self.tokens, request.max_tokens)
+        for index in range(count):
+            due = await self._pace(due)
+            while not stream.writable:
+                if not stream.wanted:
+                    return
+                room.clear()
+                await room.wait()
+            if self._closed or index == self.fail_after:
+                stream.fail("engine_failed", "the script says so" if not self._closed else "the engine was closed")
+                return
+            stream.token(script(index), time.monotonic_ns())
+        stream.finish("stop" if count == self.tokens else "length")
+
+    async def _pace(self, due: float) -> float:
+        """Sleep until a token is due, one interval after the last; a stream that lags does not catch up."""
+        interval = self.interval_ms / 1e3
+        if interval <= 0:
+            return time.monotonic()
+        due = max(due + interval, time.monotonic())
+        await asyncio.sleep(due - time.monotonic())
+        return due
+
+
+def script(index: int) -> str:
+    """The text of the scripted token at `index`."""
+    return f"{WORDS[index % len(WORDS)]} "

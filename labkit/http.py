@@ -1,0 +1,29 @@
+"""What the HTTP clients share: a pooled connection and labkit's errors from a response that is one."""
+
+import json
+
+import httpx
+
+from labkit.errors import ConnectionLost, LabkitError, from_code
+
+CODES = {413: "too_large", 431: "too_large", 503: "overloaded", 500: "engine_failed"}
+
+
+def pooled(url: str) -> httpx.AsyncClient:
+    """A client that keeps its connection, waits 10 s for one, and as long as it takes for a token."""
+    timeout = httpx.Timeout(10.0, read=None)
+    return httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+
+
+def refusal(response: httpx.Response) -> LabkitError:
+    """The error in a response whose body has been read."""
+    try:
+        error = response.json()["error"]
+        return from_code(error["code"], error["message"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        code = CODES.get(response.status_code, "invalid_request")
+        return from_code(code, f"HTTP {response.status_code}: {response.text[:200]}")
+
+
+def lost(name: str, error: httpx.TransportError) -> ConnectionLost:
+    return ConnectionLost(f"{name}: {error or type(error).__name__}")

@@ -1,0 +1,1 @@
+"""One file per interface; each offers `create(service) -> Listener` and knows no other."""

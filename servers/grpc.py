@@ -1,0 +1,87 @@
+"""gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from labkit import wire
+from labkit.errors import InvalidRequest, LabkitError, StartError
+from labkit.events import Failed
+from labkit.proto import inference_pb2 as pb
+from labkit.service import Service
+
+SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
+MAX_MESSAGE = 256 * 1024
+STATUS = {
+    "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
+    "too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "stopping": grpc.StatusCode.UNAVAILABLE,
+    "engine_failed": grpc.StatusCode.INTERNAL,
+}
+OPTIONS = [
+    ("grpc.so_reuseport", 0),  # with it, a second server on the same port would start without a word
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+def create(service: Service) -> "GrpcListener":
+    return GrpcListener(service)
+
+
+class GrpcListener:
+    """Runs the service on the running loop."""
+
+    scheme = "grpc"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._health = health.aio.HealthServicer()
+        self._server = aio.server(options=OPTIONS)
+        handler = grpc.unary_stream_rpc_method_handler(
+            self._generate,
+            request_deserializer=pb.GenerateRequest.FromString,
+            response_serializer=pb.GenerateReply.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Generate": handler})])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        try:
+            bound = self._server.add_insecure_port(f"{f'[{host}]' if ':' in host else host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise StartError(f"cannot listen on {host}:{port}: the port is in use; choose another, or 0 for any free one")
+        await self._server.start()
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def stop(self) -> None:
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace=0.2)
+
+    async def _generate(
+        self, message: pb.GenerateRequest, context: "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
+    ) -> AsyncIterator[pb.GenerateReply]:
+        try:
+            delivery = self._service.generate(wire.request_from_proto(message))
+        except LabkitError as error:
+            await context.abort(STATUS[error.code], str(error))
+        try:
+            async for group in delivery:
+                yield wire.group_to_proto(group)
+                if isinstance(last := group[-1], Failed):
+                    await context.abort(STATUS.get(last.code, grpc.StatusCode.UNKNOWN), last.message)
+        finally:
+            await delivery.aclose()

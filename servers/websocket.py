@@ -1,0 +1,132 @@
+"""WebSocket: `generate` and `cancel` messages on `/ws/{client_id}`, many answers at once on one socket.
+
+In:  {"type": "generate", "request_id": "a", "prompt": …}   {"type": "cancel", "request_id": "a"}
+Out: the events as JSON, each with its `request_id`; a group of several as a JSON list, one message a write.
+A message that cannot be used is answered by {"type": "error", …} and the socket stays open.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketState
+
+from labkit import wire
+from labkit.asgi import AsgiListener, application
+from labkit.errors import InvalidRequest, LabkitError, Overloaded
+from labkit.events import Event, GenerateRequest
+from labkit.service import Delivery, Service
+
+MAX_STREAMS_PER_SOCKET = 32
+GOING_AWAY = 1001
+
+
+def create(service: Service) -> AsgiListener:
+    app = application(service, "labkit WebSocket")
+
+    @app.websocket("/ws/{client_id}")
+    async def connect(socket: WebSocket, client_id: str) -> None:
+        await socket.accept()
+        await Conversation(service, socket).run()
+
+    return AsgiListener(app, scheme="ws")
+
+
+class Conversation:
+    """One socket: reads messages and runs a task for each answer, by its request id."""
+
+    def __init__(self, service: Service, socket: WebSocket) -> None:
+        self._service = service
+        self._socket = socket
+        self._open: dict[str, Delivery] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until the client leaves; then stop the work for all its answers."""
+        try:
+            while True:
+                await self._receive()
+        except WebSocketDisconnect:
+            pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _receive(self) -> None:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        request_id = None
+        try:
+            fields = parse(message.get("text"))
+            request_id = fields.get("request_id")
+            self._dispatch(fields)
+        except LabkitError as error:
+            reply = {"type": "error", "request_id": request_id, "code": error.code, "message": str(error)}
+            await self._socket.send_text(json.dumps(reply))
+
+    def _dispatch(self, fields: dict[str, Any]) -> None:
+        kind = fields.pop("type", None)
+        if kind == "generate":
+            self._generate(GenerateRequest.parse(fields))
+        elif kind == "cancel":
+            self._cancel(fields.get("request_id"))
+        else:
+            raise InvalidRequest("type: use generate or cancel")
+
+    def _generate(self, request: GenerateRequest) -> None:
+        if len(self._open) >= MAX_STREAMS_PER_SOCKET:
+            raise Overloaded(f"{MAX_STREAMS_PER_SOCKET} answers are open on this socket")
+        if request.request_id in self._open:
+            raise InvalidRequest(f"request_id: {request.request_id} is in use on this socket")
+        delivery = self._service.generate(request)
+        request_id = delivery.stream.request_id
+        self._open[request_id] = delivery
+        task = asyncio.get_running_loop().create_task(self._answer(request_id, delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel(self, request_id: object) -> None:
+        if not isinstance(request_id, str) or request_id not in self._open:
+            raise InvalidRequest("request_id: no answer of that id is open")
+        self._open[request_id].stream.cancel()
+
+    async def _answer(self, request_id: str, delivery: Delivery) -> None:
+        prefix = b'{"request_id":"%b",' % request_id.encode()
+        try:
+            async for group in delivery:
+                await self._socket.send({"type": "websocket.send", "text": encode(group, prefix)})
+            if self._service.stopping:
+                await self._leave()
+        except WebSocketDisconnect:
+            pass
+        finally:
+            del self._open[request_id]
+            await delivery.aclose()
+
+    async def _leave(self) -> None:
+        if len(self._open) == 1 and self._socket.application_state is WebSocketState.CONNECTED:
+            await self._socket.close(GOING_AWAY)
+
+
+def parse(text: str | None) -> dict[str, Any]:
+    """A text frame as a JSON object.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    try:
+        fields = json.loads(text) if text is not None else None
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("a message is one JSON object in a text frame")
+    return fields
+
+
+def encode(group: list[Event], prefix: bytes) -> str:
+    """A group as one text frame; `prefix` opens each object with the request's id."""
+    events = [(prefix + wire.event_to_json(event)[1:]).decode() for event in group]
+    return events[0] if len(events) == 1 else f"[{','.join(events)}]"
