@@ -29,10 +29,10 @@ class RESTClient(Client):
         if response.is_success:
             yield Chunk(received, [*wire.answer_from_json(response.content).events()])
             return
-        error = http.refusal(response)
-        if not isinstance(error, EngineFailed | Stopping):
-            raise error
-        yield Chunk(received, [Failed(0, error.code, str(error))])
+        refusal = http.refusal(response)
+        if not isinstance(refusal, EngineFailed | Stopping):
+            raise refusal
+        yield Chunk(received, [Failed(0, refusal.code, str(refusal))])
 
     async def aclose(self) -> None:
         await self._http.aclose()

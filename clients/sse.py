@@ -7,8 +7,8 @@ import httpx
 
 from labkit import http, wire
 from labkit.client import Chunk, Client
-from labkit.eventstream import Parser
 from labkit.events import GenerateRequest
+from labkit.eventstream import Parser
 
 
 class SSEClient(Client):

@@ -111,5 +111,5 @@ class WebSocketClient(Client):
 
 def decode(message: str | bytes) -> list[Event]:
     """The events of one frame, which holds one object or a list."""
-    single = not message.startswith("[" if isinstance(message, str) else b"[")
-    return [wire.event_from_json(message)] if single else wire.events_from_json(message)
+    several = message[:1] in ("[", b"[")
+    return wire.events_from_json(message) if several else [wire.event_from_json(message)]

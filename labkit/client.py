@@ -14,7 +14,7 @@ from labkit.events import Event, Failed, Finished, GenerateRequest, Token
 
 @dataclass(slots=True)
 class Chunk:
-    """What one read brought: at least one event. `received_ns` is `time.monotonic_ns` right after the read."""
+    """What one read brought: at least one event. `received_ns` is `time.monotonic_ns` after the read."""
 
     received_ns: int
     events: list[Event]

@@ -1,14 +1,14 @@
 """Every error labkit raises; each has a `code` that travels on the wire.
 
-    LabkitError
-    ├── Refused              a server did not accept the request; no stream was opened
-    │   ├── InvalidRequest   malformed or out of range                   code "invalid_request"
-    │   ├── TooLarge         more bytes than the server reads            code "too_large"
-    │   ├── Overloaded       too many open streams: try again later      code "overloaded"
-    │   └── Stopping         the server is going away                    code "stopping"
-    ├── EngineFailed         the model broke while it was answering      code "engine_failed"
-    ├── ConnectionLost       a stream broke off before its last event    code "connection_lost"
-    └── StartError           a server, engine or model cannot start      code "start_error"
+LabkitError
+├── Refused              a server did not accept the request; no stream was opened
+│   ├── InvalidRequest   malformed or out of range                   code "invalid_request"
+│   ├── TooLarge         more bytes than the server reads            code "too_large"
+│   ├── Overloaded       too many open streams: try again later      code "overloaded"
+│   └── Stopping         the server is going away                    code "stopping"
+├── EngineFailed         the model broke while it was answering      code "engine_failed"
+├── ConnectionLost       a stream broke off before its last event    code "connection_lost"
+└── StartError           a server, engine or model cannot start      code "start_error"
 """
 
 
@@ -50,7 +50,9 @@ class StartError(LabkitError):
     code = "start_error"
 
 
-_BY_CODE = {kind.code: kind for kind in (InvalidRequest, TooLarge, Overloaded, Stopping, EngineFailed, ConnectionLost)}
+_BY_CODE = {
+    kind.code: kind for kind in (InvalidRequest, TooLarge, Overloaded, Stopping, EngineFailed, ConnectionLost)
+}
 
 
 def from_code(code: str, message: str) -> LabkitError:

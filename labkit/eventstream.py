@@ -9,9 +9,9 @@ from dataclasses import dataclass
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-def encode(data: bytes, *, event: str, id: int) -> bytes:
+def encode(data: bytes, event: bytes, id: int) -> bytes:
     """One event block; `data` must have no line break in it, as JSON has none."""
-    return b"event: %b\nid: %d\ndata: %b\n\n" % (event.encode(), id, data)
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (event, id, data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,5 +85,7 @@ def _points(group: str) -> dict[str, EntryPoint]:
 def _load(group: str, name: str) -> Any:
     points = _points(group)
     if name not in points:
-        raise StartError(f"no interface {name!r}: there are {', '.join(sorted(points)) or 'none (pip install -e .)'}")
+        raise StartError(
+            f"no interface {name!r}: there are {', '.join(sorted(points)) or 'none (pip install -e .)'}"
+        )
     return points[name].load()

@@ -4,6 +4,7 @@ A server file only translates: its protocol's request into `Service.generate`, t
 into its protocol's bytes.
 """
 
+import asyncio
 import time
 from math import inf
 from uuid import uuid4
@@ -20,7 +21,9 @@ MAX_STREAMS = 256
 class Service:
     """One server's share of an engine. Used on the server's loop alone, except for `flush`."""
 
-    def __init__(self, engine: Engine, flush: FlushPolicy | None = None, max_streams: int = MAX_STREAMS) -> None:
+    def __init__(
+        self, engine: Engine, flush: FlushPolicy | None = None, max_streams: int = MAX_STREAMS
+    ) -> None:
         self.engine = engine
         self.flush: FlushPolicy = flush or EveryToken()  # may be replaced by any thread while streams run
         self.max_streams = max_streams
@@ -78,37 +81,35 @@ class Delivery:
         return self
 
     async def __anext__(self) -> list[Event]:
-        stream = self.stream
+        # A transport joins what is written in one turn of the loop. A turn for each group keeps every group
+        # a write of its own, and lets the other streams take theirs.
+        await asyncio.sleep(0)
+        stream, service = self.stream, self._service
         group: list[Event] = []
         since = 0.0
         while True:
             while (event := stream.pop()) is not None:
                 group.append(event)
-                if type(event) is not Token:
-                    return _flushed(group)
+                age = time.monotonic() - since if since else 0.0
+                if type(event) is not Token or service.flush.wait_s(len(group), age) <= 0:
+                    return self._flushed(group)
                 since = since or time.monotonic()
-                if self._service.flush.wait_s(len(group), time.monotonic() - since) <= 0:
-                    return _flushed(group)
             if stream.exhausted:
-                if group:
-                    return _flushed(group)
                 raise StopAsyncIteration
-            if not group:
-                await stream.wait()
-                continue
-            wait = self._service.flush.wait_s(len(group), time.monotonic() - since)
+            wait = service.flush.wait_s(len(group), time.monotonic() - since) if group else inf
             if wait <= 0:
-                return _flushed(group)
+                return self._flushed(group)
             await stream.wait(None if wait == inf else wait)
+
+    def _flushed(self, group: list[Event]) -> list[Event]:
+        if self.stream.stamped:
+            now = time.monotonic_ns()
+            for event in group:
+                if type(event) is Token and event.stamps is not None:
+                    event.stamps.flushed = now
+        return group
 
     async def aclose(self) -> None:
         """Stop the model's work for this answer, if it is not done."""
         self.stream.close()
         self._service.forget(self)
-
-
-def _flushed(group: list[Event]) -> list[Event]:
-    for event in group:
-        if type(event) is Token and event.stamps is not None:
-            event.stamps.flushed = time.monotonic_ns()
-    return group

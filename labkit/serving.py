@@ -173,7 +173,7 @@ class ThreadServer(Server):
 
 
 class _Running:
-    """What a started `ThreadServer` holds; knows nothing of it, so that a forgotten server can be collected."""
+    """What a started `ThreadServer` holds; has no reference to it, so that a forgotten one can be collected."""
 
     def __init__(self, create: Create, engine: Engine | str, flush: str, name: str) -> None:
         policy: FlushPolicy = parse_policy(flush)
@@ -213,7 +213,12 @@ class ProcessServer(Server):
 
     def __init__(self, create: Create, engine: str, host: str, port: int, flush: str) -> None:
         super().__init__(create, host, port)
-        self._config = {"server": interfaces.reference(create), "engine": engine, "host": host, "flush": flush}
+        self._config = {
+            "server": interfaces.reference(create),
+            "engine": engine,
+            "host": host,
+            "flush": flush,
+        }
         self._process: subprocess.Popen[str] | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 

@@ -40,7 +40,7 @@ class TokenStream:
         self.high_water = high_water
         self.peak = 0
         self.produced = 0
-        self._stamped = stamped
+        self.stamped = stamped
         self._on_room = on_room
         self._events: deque[Event] = deque()
         self._next_id = 0
@@ -70,7 +70,7 @@ class TokenStream:
             # The reader may have drained the buffer just before it could see `_full`.
             if len(self._events) <= self.high_water // 2:
                 self._full = False
-        return not self._full and self.wanted
+        return not (self._full or self._closed or self._ended)
 
     def started(self, model: str, prompt_tokens: int) -> None:
         self._put(Started(self._next_id, self.request_id, model, prompt_tokens))
@@ -78,7 +78,7 @@ class TokenStream:
     def token(self, text: str, sampled_ns: int = 0) -> None:
         """Add one token; `sampled_ns` is when the engine chose it (`time.monotonic_ns`)."""
         self.produced += 1
-        stamps = Stamps(sampled_ns, time.monotonic_ns()) if self._stamped else None
+        stamps = Stamps(sampled_ns, time.monotonic_ns()) if self.stamped else None
         self._put(Token(self._next_id, text, stamps))
 
     def finish(self, reason: Literal["stop", "length"]) -> None:
@@ -90,11 +90,12 @@ class TokenStream:
         self._ended = True
 
     def _put(self, event: Event) -> None:
-        if not self.wanted:
+        if self._closed or self._ended:
             return
         self._next_id += 1
         self._events.append(event)
-        self.peak = max(self.peak, len(self._events))
+        if len(self._events) > self.peak:
+            self.peak = len(self._events)
         # The reader sets its waiter and then looks at the buffer; we fill the buffer and then look for
         # a waiter. One of the two always sees the other.
         if self._waiter is None:

@@ -78,28 +78,35 @@ def request_from_proto(message: pb.GenerateRequest) -> GenerateRequest:
 
 
 def group_to_proto(group: Sequence[Event]) -> pb.GenerateReply:
-    return pb.GenerateReply(events=[_event_to_proto(event) for event in group])
+    reply = pb.GenerateReply()
+    for event in group:
+        _fill(reply.events.add(), event)
+    return reply
 
 
 def group_from_proto(reply: pb.GenerateReply) -> list[Event]:
     return [_event_from_proto(event) for event in reply.events]
 
 
-def _event_to_proto(event: Event) -> pb.Event:
+def _fill(message: pb.Event, event: Event) -> None:
+    # Setting fields one by one takes half the time of nested constructors.
+    message.id = event.id
     match event:
-        case Token(id, text, None):
-            return pb.Event(id=id, token=pb.Token(text=text))
-        case Token(id, text, Stamps() as stamps):
-            stamps.written = time.monotonic_ns()
-            return pb.Event(id=id, token=pb.Token(text=text, stamps=pb.Stamps(**msgspec.structs.asdict(stamps))))
-        case Started(id, request_id, model, prompt_tokens):
-            started = pb.Started(request_id=request_id, model=model, prompt_tokens=prompt_tokens)
-            return pb.Event(id=id, started=started)
-        case Finished(id, reason, completion_tokens):
-            return pb.Event(id=id, finished=pb.Finished(reason=reason, completion_tokens=completion_tokens))
-        case Failed(id, code, message):
-            return pb.Event(id=id, failed=pb.Failed(code=code, message=message))
-    raise TypeError(f"not an event: {event!r}")
+        case Token():
+            message.token.text = event.text
+            if event.stamps is not None:
+                event.stamps.written = time.monotonic_ns()
+                message.token.stamps.CopyFrom(pb.Stamps(**msgspec.structs.asdict(event.stamps)))
+        case Started():
+            message.started.request_id = event.request_id
+            message.started.model = event.model
+            message.started.prompt_tokens = event.prompt_tokens
+        case Finished():
+            message.finished.reason = event.reason
+            message.finished.completion_tokens = event.completion_tokens
+        case Failed():
+            message.failed.code = event.code
+            message.failed.message = event.message
 
 
 def _event_from_proto(event: pb.Event) -> Event:
@@ -116,7 +123,9 @@ def _event_from_proto(event: pb.Event) -> Event:
         case "finished":
             # msgspec checks the reason as it does on the way in from JSON.
             fields = {"type": "finished", "id": event.id, "reason": event.finished.reason}
-            return msgspec.convert({**fields, "completion_tokens": event.finished.completion_tokens}, Finished)
+            return msgspec.convert(
+                {**fields, "completion_tokens": event.finished.completion_tokens}, Finished
+            )
         case "failed":
             return Failed(event.id, event.failed.code, event.failed.message)
     raise ValueError("an event of no known kind")

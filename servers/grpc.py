@@ -1,6 +1,5 @@
 """gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -9,7 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from labkit import wire
-from labkit.errors import InvalidRequest, LabkitError, StartError
+from labkit.errors import LabkitError, StartError
 from labkit.events import Failed
 from labkit.proto import inference_pb2 as pb
 from labkit.service import Service
@@ -51,9 +50,13 @@ class GrpcListener:
             request_deserializer=pb.GenerateRequest.FromString,
             response_serializer=pb.GenerateReply.SerializeToString,
         )
-        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Generate": handler})])
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE, {"Generate": handler})]
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        reflection.enable_server_reflection(
+            [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
 
     async def start(self, host: str, port: int) -> int:
         try:
@@ -61,7 +64,9 @@ class GrpcListener:
         except RuntimeError:
             bound = 0
         if not bound:
-            raise StartError(f"cannot listen on {host}:{port}: the port is in use; choose another, or 0 for any free one")
+            raise StartError(
+                f"cannot listen on {host}:{port}: the port is in use; choose another, or 0 for any free one"
+            )
         await self._server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -72,7 +77,9 @@ class GrpcListener:
         await self._server.stop(grace=0.2)
 
     async def _generate(
-        self, message: pb.GenerateRequest, context: "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
+        self,
+        message: pb.GenerateRequest,
+        context: "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]",
     ) -> AsyncIterator[pb.GenerateReply]:
         try:
             delivery = self._service.generate(wire.request_from_proto(message))

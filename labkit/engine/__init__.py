@@ -30,7 +30,9 @@ def create_engine(text: str) -> Engine:
     try:
         make = getattr(import_module(module), kind)
     except ModuleNotFoundError as error:
-        raise StartError(f"engine {name!r} needs the package {error.name}: pip install {error.name}") from None
+        raise StartError(
+            f"engine {name!r} needs the package {error.name}: pip install {error.name}"
+        ) from None
     engine: Engine = make(**_options(name, options, make))
     return engine
 

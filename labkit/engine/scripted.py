@@ -7,7 +7,8 @@ from labkit.errors import InvalidRequest
 from labkit.events import GenerateRequest
 from labkit.stream import TokenStream
 
-WORDS = "the quick brown fox jumps over the lazy dog while a small model counts its tokens".split()
+WORDS = "the quick brown fox jumps over the lazy dog while a small model counts its tokens"
+SCRIPT = [f"{word} " for word in WORDS.split()]
 
 
 class ScriptedEngine:
@@ -45,28 +46,23 @@ class ScriptedEngine:
         due = time.monotonic()
         count = min(self.tokens, request.max_tokens)
         for index in range(count):
-            due = await self._pace(due)
+            if self.interval_ms > 0:
+                due = await self._pace(due)
             while not stream.writable:
                 if not stream.wanted:
                     return
                 room.clear()
                 await room.wait()
             if self._closed or index == self.fail_after:
-                stream.fail("engine_failed", "the script says so" if not self._closed else "the engine was closed")
+                why = "the engine was closed" if self._closed else f"scripted to fail after {index} tokens"
+                stream.fail("engine_failed", why)
                 return
-            stream.token(script(index), time.monotonic_ns())
+            stream.token(SCRIPT[index % len(SCRIPT)], time.monotonic_ns())
         stream.finish("stop" if count == self.tokens else "length")
 
     async def _pace(self, due: float) -> float:
         """Sleep until a token is due, one interval after the last; a stream that lags does not catch up."""
-        interval = self.interval_ms / 1e3
-        if interval <= 0:
-            return time.monotonic()
-        due = max(due + interval, time.monotonic())
-        await asyncio.sleep(due - time.monotonic())
+        now = time.monotonic()
+        due = max(due + self.interval_ms / 1e3, now)
+        await asyncio.sleep(due - now)
         return due
-
-
-def script(index: int) -> str:
-    """The text of the scripted token at `index`."""
-    return f"{WORDS[index % len(WORDS)]} "

@@ -1,0 +1,1 @@
+"""Benchmarks: what a token costs, what a stream weighs, how true the ruler is. Ratios within one run."""
