@@ -173,7 +173,7 @@ class ThreadServer(Server):
 
 
 class _Running:
-    """What a started `ThreadServer` holds; has no reference to it, so that a forgotten one can be collected."""
+    """What a started `ThreadServer` holds, without a reference to it: a forgotten server is collected."""
 
     def __init__(self, create: Create, engine: Engine | str, flush: str, name: str) -> None:
         policy: FlushPolicy = parse_policy(flush)
