@@ -42,15 +42,18 @@ class GRPCClient(Client):
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         call = self._generate(wire.request_to_proto(request))
+        ended = False
         try:
+            # To the call's very end, past the terminal event: a status that is still on its way when the
+            # loop closes makes gRPC complain to whichever other loop there is.
             async for reply in call:
                 received = time.monotonic_ns()
                 events = wire.group_from_proto(reply)
+                ended = isinstance(events[-1], Finished | Failed)
                 yield Chunk(received, events)
-                if isinstance(events[-1], Finished | Failed):
-                    return
         except aio.AioRpcError as error:
-            raise self._error(error) from error
+            if not ended:
+                raise self._error(error) from error
         finally:
             call.cancel()
 

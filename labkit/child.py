@@ -19,7 +19,9 @@ def main() -> None:
     if config is None:
         return
     create = interfaces.dereference(config["server"])
-    server = ThreadServer(create, config["engine"], config["host"], config["port"], config["flush"])
+    server = ThreadServer(
+        config["name"], create, config["engine"], config["host"], config["port"], config["flush"]
+    )
     try:
         server.start()
     except LabkitError as error:

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,11 +75,19 @@ class Client(ABC):
                 for event in chunk.events:
                     yield event
 
-    async def record(self, request: GenerateRequest) -> Recording:
-        """Run one request to its end."""
+    async def record(
+        self, request: GenerateRequest, on_chunk: Callable[[Recording, Chunk], None] | None = None
+    ) -> Recording:
+        """Run one request to its end; `on_chunk` sees each chunk as it comes, before it is added.
+
+        Raises:
+            Refused, ConnectionLost: as `chunks`.
+        """
         recording = Recording(self.name, time.monotonic_ns())
         async with aclosing(self.chunks(request)) as chunks:
             async for chunk in chunks:
+                if on_chunk is not None:
+                    on_chunk(recording, chunk)
                 recording.chunks.append(chunk)
         if recording.end is None:
             raise ConnectionLost(f"{self.name}: the stream ended without a terminal event")

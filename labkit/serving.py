@@ -55,6 +55,7 @@ def serve(
         StartError: the port is in use, the weights are missing, an option is wrong.
     """
     create = interfaces.server(interface)
+    name = interface if isinstance(interface, str) else create.__module__.rpartition(".")[2]
     parse_policy(flush)
     if port and (previous := _by_port.get(port)):
         previous.stop()
@@ -62,9 +63,9 @@ def serve(
     if isolation == "process":
         if not isinstance(engine, str):
             raise StartError("a subprocess makes its own engine: give it as text, such as 'tiny'")
-        server = ProcessServer(create, engine, host, port, flush)
+        server = ProcessServer(name, create, engine, host, port, flush)
     else:
-        server = ThreadServer(create, engine, host, port, flush)
+        server = ThreadServer(name, create, engine, host, port, flush)
     server.start()
     if port:
         _by_port[port] = server
@@ -74,8 +75,8 @@ def serve(
 class Server(ABC):
     """A running server. Stops by `stop()`, at the end of `with`, when it is forgotten, or at exit."""
 
-    def __init__(self, create: Create, host: str, port: int) -> None:
-        self.name = create.__module__.rpartition(".")[2]
+    def __init__(self, name: str, host: str, port: int) -> None:
+        self.name = name
         self.host = host
         self.port = port
         self.url = ""
@@ -120,8 +121,10 @@ class Server(ABC):
 class ThreadServer(Server):
     """A server on a loop of its own in a daemon thread of this process."""
 
-    def __init__(self, create: Create, engine: Engine | str, host: str, port: int, flush: str) -> None:
-        super().__init__(create, host, port)
+    def __init__(
+        self, name: str, create: Create, engine: Engine | str, host: str, port: int, flush: str
+    ) -> None:
+        super().__init__(name, host, port)
         self._create = create
         self._engine = engine
         self._flush = flush
@@ -211,8 +214,8 @@ class ProcessServer(Server):
     So it cannot outlive this process, whatever ends it, and an interrupt of this process does not reach it.
     """
 
-    def __init__(self, create: Create, engine: str, host: str, port: int, flush: str) -> None:
-        super().__init__(create, host, port)
+    def __init__(self, name: str, create: Create, engine: str, host: str, port: int, flush: str) -> None:
+        super().__init__(name, host, port)
         self._config = {
             "server": interfaces.reference(create),
             "engine": engine,

@@ -1,0 +1,179 @@
+"""A small decoder-only language model (Llama's layers) with a preallocated key/value cache.
+
+Rotary positions (Su et al., 2021), RMS norm (Zhang and Sennrich, 2019; without gains, since the matrix that
+follows can learn them), SwiGLU (Shazeer, 2020), tied embeddings (Press and Wolf, 2017).
+
+Letters for shapes: T tokens, C context, H heads, D numbers a head, V vocabulary, W width = H * D.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
+WEIGHTS_FILE = "text.safetensors"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The sizes of a model; ``context`` is the most tokens it can read and write together."""
+
+    vocab_size: int = 1024
+    context: int = 512
+    layers: int = 4
+    heads: int = 4
+    head_dim: int = 32
+    hidden: int = 352
+    rotary_base: float = 10_000.0
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+
+@dataclass
+class KVCache:
+    """One sequence's keys and values, ``kv[layer][position, k|v, head, dim]``, filled up to ``length``."""
+
+    kv: Tensor
+    length: int = 0
+
+    @property
+    def room(self) -> int:
+        """How many tokens still fit."""
+        return self.kv.shape[1] - self.length
+
+
+Attend = Callable[[Tensor], Tensor]
+
+
+class Block(nn.Module):
+    """One layer: attention, then a gated feed-forward, each added to its input."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=False)
+        self.down = nn.Linear(config.hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+        """Map x [T, W] to [T, W]; ``attend`` maps rotated queries, keys, values [T, 3, H, D] to [T, H, D]."""
+        qkv = self.qkv(norm(x)).view(-1, 3, self.heads, self.head_dim)
+        x = x + self.out(attend(rotate(qkv, rotation)).reshape(x.shape))
+        gate, up = self.gate_up(norm(x)).chunk(2, dim=-1)
+        down: Tensor = self.down(F.silu(gate) * up)
+        return x + down
+
+
+class TextModel(nn.Module):
+    """The language model; ``forward`` answers one sequence, ``all_logits`` is for training."""
+
+    rotation: Tensor
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        nn.init.normal_(self.embed.weight, std=0.05)  # also the output matrix: keeps the first logits small
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.register_buffer("rotation", rotation_table(config), persistent=False)
+
+    @classmethod
+    def load(cls, folder: Path = DEFAULT_WEIGHTS) -> "TextModel":
+        """Read ``text.safetensors`` as float32; raises FileNotFoundError if there is none."""
+        path = folder / WEIGHTS_FILE
+        if not path.is_file():
+            command = f"python -m labkit.models.train --out {folder}"
+            raise FileNotFoundError(f"{path} is missing; make it with: {command}")
+        with safe_open(str(path), framework="pt") as file:
+            model = cls(TextConfig(**json.loads(file.metadata()["config"])))
+            model.load_state_dict({name: file.get_tensor(name).float() for name in model.state_dict()})
+        return model.eval().requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        """Write the weights as bfloat16, with the configuration in the file's metadata."""
+        weights = {name: tensor.bfloat16() for name, tensor in self.state_dict().items()}
+        path.write_bytes(save(weights, metadata={"config": json.dumps(asdict(self.config))}))
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache for one sequence of up to ``config.context`` tokens."""
+        c = self.config
+        return KVCache(torch.zeros(c.layers, c.context, 2, c.heads, c.head_dim))
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens [T] to the cache and return the logits [V] of what follows the last one.
+
+        Raises ValueError if there are no tokens or they do not fit into the cache.
+        """
+        start, end = cache.length, cache.length + len(tokens)
+        if not start < end <= cache.kv.shape[1]:
+            raise ValueError(
+                f"{len(tokens)} tokens do not fit: {cache.room} positions are free, 1 is the least"
+            )
+        x, rotation = self.embed(tokens), self.rotation[start:end]
+        for block, kv in zip(self.blocks, cache.kv, strict=True):
+            x = block(x, rotation, cached_attention(kv, start, end))
+        cache.length = end
+        return F.linear(norm(x[-1:]), self.embed.weight)[0]
+
+    def all_logits(self, tokens: Tensor) -> Tensor:
+        """Return the logits of every position, [B * T, V] for tokens [B, T], without a cache."""
+        rows, length = tokens.shape
+        x, rotation = self.embed(tokens.flatten()), self.rotation[:length].repeat(rows, 1, 1, 1)
+        for block in self.blocks:
+            x = block(x, rotation, causal_attention(rows))
+        return F.linear(norm(x), self.embed.weight)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Scale the last dimension to a root mean square of 1."""
+    return F.rms_norm(x, x.shape[-1:])
+
+
+def rotation_table(config: TextConfig) -> Tensor:
+    """Return unit complex numbers [C, 3, 1, D/2]: one turn for queries, one for keys, none for values."""
+    speeds = config.rotary_base ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
+    angles = torch.outer(torch.arange(config.context), speeds)[:, None, None]
+    turns = torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turns, turns, torch.ones_like(turns)], dim=1)
+
+
+def rotate(qkv: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring numbers of [T, 3, H, D] by its position's angle, in one step."""
+    pairs = torch.view_as_complex(qkv.view(*qkv.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2)
+
+
+def cached_attention(kv: Tensor, start: int, end: int) -> Attend:
+    """Return attention which writes positions start to end of kv [C, 2, H, D] and reads all up to there."""
+
+    def attend(qkv: Tensor) -> Tensor:
+        kv[start:end] = qkv[:, 1:]
+        query = qkv[:, 0].transpose(0, 1)[None]
+        keys, values = kv[:end].permute(1, 2, 0, 3)[:, None]
+        # one new token may see all that came before it, so a decode step needs no mask
+        mask = None if end - start == 1 else torch.ones(end - start, end, dtype=torch.bool).tril(start)
+        return F.scaled_dot_product_attention(query, keys, values, mask)[0].transpose(0, 1)
+
+    return attend
+
+
+def causal_attention(rows: int) -> Attend:
+    """Return attention within each of several sequences of one length, laid end to end."""
+
+    def attend(qkv: Tensor) -> Tensor:
+        query, keys, values = qkv.view(rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+    return attend

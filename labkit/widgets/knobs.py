@@ -1,0 +1,108 @@
+"""Knobs that act on streams while they run: flush policy, pace, number of streams."""
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+
+FLUSH_POLICIES = {
+    "every token": "token",
+    "2 tokens": "tokens:2",
+    "4 tokens": "tokens:4",
+    "8 tokens": "tokens:8",
+    "16 tokens": "tokens:16",
+    "32 tokens": "tokens:32",
+    "50 ms": "ms:50",
+    "100 ms": "ms:100",
+    "250 ms": "ms:250",
+    "500 ms": "ms:500",
+}
+"""What the flush knob shows, and the flush policy it means."""
+
+_RED = '<small style="color: var(--jp-error-color1, #b3261e)">{}</small>'
+
+
+class Knob(ipywidgets.VBox):  # type: ignore[misc]
+    """A control and, beneath it, the error its callback raised last, until a call goes well.
+
+    `on_change` gets the new value in whichever thread the page's message is handled: perhaps one with a
+    loop of its own, and while a cell runs. It should only leave the value where a stream will find it.
+    What it raised stays in `error` as `Type: message`; that is empty after a call that went well.
+    """
+
+    def __init__(self, name: str, control: Any, on_change: Callable[[Any], None]) -> None:
+        self.name = name
+        self.control = control
+        self.error = ""
+        self._on_change = on_change
+        self._shown = ipywidgets.HTML(layout=ipywidgets.Layout(display="none", margin="0 0 0 72px"))
+        control.layout.width, control.layout.max_width = "460px", "98%"
+        control.style.description_width = "64px"
+        super().__init__([control, self._shown])
+        control.observe(self._changed, names="value")
+
+    @property
+    def value(self) -> Any:
+        """What the knob stands at; setting it calls `on_change` as the page would."""
+        return self.control.value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.control.value = value
+
+    def __repr__(self) -> str:
+        return f"Knob({self.name})"
+
+    def _changed(self, change: dict[str, Any]) -> None:
+        try:
+            self._on_change(change["new"])
+        except Exception as error:
+            self._show(f"{type(error).__name__}: {error}")
+        else:
+            self._show("")
+
+    def _show(self, error: str) -> None:
+        self.error = error
+        self._shown.value = _RED.format(html.escape(error))
+        self._shown.layout.display = None if error else "none"
+
+
+def flush_knob(on_change: Callable[[str], None], value: str = "token") -> Knob:
+    """A slider over FLUSH_POLICIES; `on_change` gets the policy: "token", "tokens:N" or "ms:T".
+
+    Raises:
+        ValueError: `value` is none of those policies.
+    """
+    if value not in FLUSH_POLICIES.values():
+        raise ValueError(f"no such flush policy on the knob: {value!r}; it has {[*FLUSH_POLICIES.values()]}")
+    control = ipywidgets.SelectionSlider(
+        options=list(FLUSH_POLICIES.items()), value=value, description="flush"
+    )
+    return Knob("flush", control, on_change)
+
+
+def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
+    """A slider of the engine's pace; `on_change` gets the interval between tokens in ms, 0 to 200.
+
+    Raises:
+        ValueError: `value` is out of that range.
+    """
+    if not 0 <= value <= 200:
+        raise ValueError(f"pace is 0 to 200 ms, not {value}")
+    control = ipywidgets.FloatSlider(
+        min=0, max=200, step=1, value=value, description="pace, ms", readout_format=".0f"
+    )
+    return Knob("pace", control, on_change)
+
+
+def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) -> Knob:
+    """A slider of how many streams run at once, 1 to `most`.
+
+    Raises:
+        ValueError: `value` is out of that range.
+    """
+    if not 1 <= value <= most:
+        raise ValueError(f"streams are 1 to {most}, not {value}")
+    control = ipywidgets.IntSlider(min=1, max=most, value=value, description="streams")
+    return Knob("streams", control, on_change)

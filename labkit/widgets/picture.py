@@ -1,0 +1,245 @@
+"""The static picture of the live widgets, for a page without a kernel."""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
+
+from labkit.widgets import palette
+from labkit.widgets.columns import Column, Run
+from labkit.widgets.traces import Point
+
+WIDTH_PX = 960
+_DOTS_PER_PX = 2
+_PX_PER_INCH = 96
+_LINES = 9
+_MARGIN_PX = 12
+_TEXT_PX = WIDTH_PX - 2 * _MARGIN_PX
+_COLUMNS_A_ROW = 4
+_LETTER_PT = 8.0
+_LETTER_PX = _LETTER_PT * _PX_PER_INCH / 72 * 0.602
+_LINE_PX = 17
+_HEAD_PX = 50
+_GAP_PX = 16
+_LEGEND_PX = 26
+_PLOT_PX = 240
+_INK, _SOFT, _LINE, _BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
+
+
+class HasColumns(Protocol):
+    """A token view, as far as a picture needs it."""
+
+    def columns(self) -> Sequence[Column]:
+        """The streams' text and figures."""
+
+
+class HasTraces(Protocol):
+    """A latency plot, as far as a picture needs it."""
+
+    def traces(self) -> Mapping[str, Sequence[Point]]:
+        """By stream: (seconds, ITL in ms)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG at twice the notebook's width. `title` is its text in a cell and holds no figures; `alt` does."""
+
+    png: bytes = field(repr=False)
+    title: str
+    alt: str
+
+    def __repr__(self) -> str:
+        return f"Picture({self.title})"
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": repr(self)}
+        return data, {"image/png": {"width": WIDTH_PX, "alt": self.alt}}
+
+
+def picture(view: HasColumns | None = None, plot: HasTraces | None = None) -> Picture:
+    """Draw the view's columns and, beneath them, the plot's lines, on white.
+
+    Raises:
+        ValueError: neither a view nor a plot.
+    """
+    columns = list(view.columns()) if view else []
+    traces = {name: list(points) for name, points in plot.traces().items()} if plot else {}
+    names = [column.name for column in columns] or list(traces)
+    if not names:
+        raise ValueError("a picture needs a view or a plot")
+    rows = [columns[i : i + _COLUMNS_A_ROW] for i in range(0, len(columns), _COLUMNS_A_ROW)]
+    row_px = _HEAD_PX + _LINES * _LINE_PX + _GAP_PX
+    text_px = len(rows) * row_px + _LEGEND_PX + 2 * _MARGIN_PX if rows else 0
+    height_px = text_px + (_PLOT_PX if traces else 0)
+    figure = Figure(figsize=(WIDTH_PX / _PX_PER_INCH, height_px / _PX_PER_INCH), facecolor="white")
+    if rows:
+        page = _page(figure, text_px, height_px)
+        for number, row in enumerate(rows):
+            width_px = (_TEXT_PX + _GAP_PX) / len(rows[0]) - _GAP_PX
+            for place, column in enumerate(row):
+                x = place * (width_px + _GAP_PX)
+                colour = palette.stream_colour(number * _COLUMNS_A_ROW + place)
+                _draw_column(page, column, colour, x, number * row_px, width_px)
+        _draw_legend(page, len(rows) * row_px)
+    if traces:
+        _draw_traces(figure, traces, height_px)
+    return Picture(_png(figure), ", ".join(names), _alt(columns, traces))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=_PX_PER_INCH * _DOTS_PER_PX)
+    return buffer.getvalue()
+
+
+def _page(figure: Figure, text_px: float, height_px: float) -> Axes:
+    """Axes over the figure's top whose units are pixels, y downwards."""
+    page = figure.add_axes((0, 1 - text_px / height_px, 1, text_px / height_px))
+    page.set(xlim=(-_MARGIN_PX, WIDTH_PX - _MARGIN_PX), ylim=(text_px - _MARGIN_PX, -_MARGIN_PX))
+    page.axis("off")
+    return page
+
+
+def _draw_column(page: Axes, column: Column, colour: str, x: float, y: float, width_px: float) -> None:
+    page.add_patch(Rectangle((x, y), width_px, 3, color=colour, linewidth=0))
+    _write(page, x, y + 17, column.name, size=9.5, weight="bold")
+    letters = int((width_px - 10 * len(column.name)) / 6)
+    note = column.note if len(column.note) <= letters else column.note[: max(0, letters - 1)] + "…"
+    note_colour = _BAD if column.failed else _SOFT
+    _write(page, x + width_px, y + 17, note, size=7.5, color=note_colour, ha="right")
+    _write(page, x, y + 36, _figures(column), size=7.5, color=_SOFT)
+    letters = int(width_px / _LETTER_PX)
+    for row, line in enumerate(_wrapped(column.runs, letters)):
+        at = x
+        middle = y + _HEAD_PX + (row + 0.5) * _LINE_PX
+        for tint, text in line:
+            _draw_run(page, tint, text, at, middle)
+            at += len(text) * _LETTER_PX
+
+
+def _draw_run(page: Axes, tint: int, text: str, x: float, middle: float) -> None:
+    look = palette.TINTS[tint]
+    if look.paper:
+        width = len(text) * _LETTER_PX
+        page.add_patch(Rectangle((x, middle - 7.5), width, 15, color=look.paper, linewidth=0))
+    _write(page, x, middle, _drawable(text), size=_LETTER_PT, color=look.ink, family="monospace")
+
+
+def _draw_legend(page: Axes, y: float) -> None:
+    _write(page, 0, y + 8, "waited, ms", size=7.5, color=_SOFT)
+    x = 68.0
+    for tint in palette.TINTS:
+        width = 16 + 6.2 * len(tint.label)
+        if tint.paper:
+            page.add_patch(Rectangle((x, y), width, 16, color=tint.paper, linewidth=0))
+        _write(page, x + width / 2, y + 8, tint.label, size=7.5, color=tint.ink, ha="center")
+        x += width + 3
+
+
+def _draw_traces(figure: Figure, traces: Mapping[str, Sequence[Point]], height_px: float) -> None:
+    left, right, bottom, top = 52, 112, 40, 14
+    width, height = 1 - (left + right) / WIDTH_PX, (_PLOT_PX - top - bottom) / height_px
+    axes = figure.add_axes((left / WIDTH_PX, bottom / height_px, width, height))
+    highest = 100.0
+    for place, (name, points) in enumerate(traces.items()):
+        highest = max(highest, *(palette.tick_above(ms) for _, ms in points), 0)
+        heights = [palette.height_of(ms) for _, ms in points]
+        colour = palette.stream_colour(place)
+        axes.plot(
+            [at_s for at_s, _ in points],
+            heights,
+            color=colour,
+            linewidth=1.1,
+            label=name,
+            drawstyle="steps-pre",
+        )
+    ticks = palette.ticks_up_to(highest)
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylim(0, palette.height_of(highest) * 1.03)
+    axes.set_xlabel("seconds", fontsize=8, color=_SOFT)
+    axes.set_ylabel("inter-token latency, ms", fontsize=8, color=_SOFT)
+    axes.tick_params(labelsize=7.5, colors=_SOFT, length=0)
+    axes.grid(axis="y", color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=8, labelcolor=_INK)
+
+
+def _write(page: Axes, x: float, y: float, text: str, size: float, color: str = _INK, **style: Any) -> None:
+    page.text(x, y, text, fontsize=size, color=color, va="center_baseline", parse_math=False, **style)
+
+
+def _wrapped(runs: Iterable[Run], letters: int) -> Iterator[list[Run]]:
+    """The first lines of a text, cut at `letters` to a line, after a space where there is one."""
+    tints = list(islice(((tint, letter) for tint, text in runs for letter in text), letters * _LINES))
+    for _ in range(_LINES):
+        if not tints:
+            return
+        cut = _cut("".join(letter for _, letter in tints[: letters + 1]), letters)
+        yield _grouped(tints[: min(cut, letters)])
+        tints = tints[cut:]
+
+
+def _cut(text: str, letters: int) -> int:
+    newline = text.find("\n", 0, letters)
+    if newline >= 0:
+        return newline + 1
+    if len(text) <= letters:
+        return len(text)
+    space = text.rfind(" ", 0, letters + 1)
+    return space + 1 if space > 0 else letters
+
+
+def _grouped(letters: Sequence[Run]) -> list[Run]:
+    grouped: list[Run] = []
+    for tint, letter in letters:
+        if letter == "\n":
+            continue
+        if grouped and grouped[-1][0] == tint:
+            grouped[-1] = (tint, grouped[-1][1] + letter)
+        else:
+            grouped.append((tint, letter))
+    return grouped
+
+
+def _drawable(text: str) -> str:
+    """The text with a box for each letter that the font lacks."""
+    font = get_font(findfont(FontProperties(family="monospace")))
+    return "".join(letter if font.get_char_index(ord(letter)) else "□" for letter in text)
+
+
+def _figures(column: Column) -> str:
+    figures = [f"{column.tokens:,} tokens"]
+    if column.ttft_ms is not None:
+        figures.append(f"TTFT {column.ttft_ms:.0f} ms")
+    per_s = column.per_s()
+    if per_s is not None:
+        figures.append(f"{per_s:.0f}/s")
+    return " · ".join(figures)
+
+
+def _alt(columns: Sequence[Column], traces: Mapping[str, Sequence[Point]]) -> str:
+    parts = []
+    if columns:
+        shown = "; ".join(f"{column.name}: {_figures(column)}" for column in columns)
+        parts.append(f"Text streamed side by side, tinted by how long each token was waited for. {shown}.")
+    if traces:
+        worst = "; ".join(
+            f"{name} up to {max(ms for _, ms in points):.0f} ms" for name, points in traces.items() if points
+        )
+        parts.append(f"Inter-token latency over time: {worst or 'no tokens yet'}.")
+    return " ".join(parts)

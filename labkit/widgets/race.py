@@ -1,0 +1,189 @@
+"""The same prompt over several servers at once, drawn as it comes: tokens, latency, knobs that act on it."""
+
+import asyncio
+import concurrent.futures
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets
+
+from labkit import interfaces
+from labkit.background import LoopThread
+from labkit.client import Chunk, Recording
+from labkit.errors import LabkitError
+from labkit.events import Failed, Finished, GenerateRequest, Token
+from labkit.serving import Server
+from labkit.widgets.knobs import Knob, flush_knob, pace_knob, streams_knob
+from labkit.widgets.latency_plot import LatencyPlot
+from labkit.widgets.picture import Picture, picture
+from labkit.widgets.token_view import TokenView
+
+KNOBS = ("flush", "pace", "streams")
+MOST_STREAMS = 8
+
+
+class Race(ipywidgets.VBox):  # type: ignore[misc]
+    """A panel with a column per server, their inter-token latency below, and knobs that act at once.
+
+        race = Race(servers, labkit.GenerateRequest(prompt="Once upon a time", max_tokens=200))
+        race                # display it
+        race.run()          # in the next cell: watch, and turn the knobs meanwhile
+
+    The streams run on a loop of their own, so the page moves even while a cell computes. An interrupt of
+    `run` stops them. Knobs: `flush` sets every server's flush policy, `pace` the engine's interval, and
+    `streams` how many streams each server carries: the first is drawn, the others keep it company.
+
+    Raises:
+        ValueError: a knob of no known name.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        request: GenerateRequest,
+        *,
+        knobs: Sequence[str] = KNOBS,
+        flush: str = "token",
+        pace_ms: float = 25.0,
+        streams: int = 1,
+    ) -> None:
+        if unknown := set(knobs) - set(KNOBS):
+            raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(KNOBS)}")
+        names = [server.name for server in servers]
+        self.view = TokenView(names)
+        self.plot = LatencyPlot(names)
+        self.recordings: dict[str, Recording] = {}
+        made = {
+            "flush": flush_knob(self._set_flush, flush),
+            "pace": pace_knob(self._set_pace, pace_ms),
+            "streams": streams_knob(self._set_streams, MOST_STREAMS, streams),
+        }
+        self.knobs: dict[str, Knob] = {name: made[name] for name in knobs}
+        self._settings: dict[str, Any] = {"flush": flush, "interval_ms": pace_ms}
+        self._servers = list(servers)
+        self._request = request
+        self._streams = streams
+        self._thread: LoopThread | None = None
+        self._runs: list[concurrent.futures.Future[None]] = []
+        super().__init__([ipywidgets.HBox(list(self.knobs.values())), self.view, self.plot])
+
+    def start(self) -> None:
+        """Send the request to every server and return at once; a race that still runs is stopped first."""
+        self.stop()
+        self.recordings = {}
+        self.view.clear()
+        self.plot.clear()
+        for knob, value in self._settings.items():
+            self._tune(knob, value)
+        self._thread = LoopThread("labkit-race")
+        weakref.finalize(self, self._thread.close)
+        self._runs = [self._thread.submit(self._lane(server)) for server in self._servers]
+
+    def wait(self, timeout: float | None = None) -> dict[str, Recording]:
+        """Return what each client recorded, by interface, when all have ended.
+
+        Raises:
+            LabkitError: a request was refused, or a stream broke off.
+            TimeoutError: they took longer than `timeout` seconds; they are stopped.
+        """
+        try:
+            done = concurrent.futures.wait(self._runs, timeout, concurrent.futures.FIRST_EXCEPTION)
+            for run in done.done:
+                run.result()
+            if done.not_done:
+                raise TimeoutError(f"still running after {timeout} s")
+        finally:
+            self.stop()
+            self.view.flush()
+            self.plot.flush()
+        return self.recordings
+
+    def run(self, timeout: float | None = None) -> dict[str, Recording]:
+        """`start` and `wait`."""
+        self.start()
+        return self.wait(timeout)
+
+    def stop(self) -> None:
+        """Stop the streams that still run; safe to call twice."""
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
+
+    def picture(self) -> Picture:
+        """What the panel shows, as a picture that stays in the saved notebook."""
+        return picture(self.view, self.plot)
+
+    def __repr__(self) -> str:
+        return f"Race({', '.join(server.name for server in self._servers)})"
+
+    async def _lane(self, server: Server) -> None:
+        """One server: the stream that is drawn, and the company it has meanwhile."""
+        company: list[asyncio.Task[None]] = []
+        keeper = asyncio.ensure_future(self._keep_company(server, company))
+        try:
+            await self._drawn(server)
+        finally:
+            for task in [keeper, *company]:
+                task.cancel()
+            await asyncio.gather(keeper, *company, return_exceptions=True)
+
+    async def _drawn(self, server: Server) -> None:
+        name = server.name
+        drawn: list[int] = []
+
+        def arrived(recording: Recording, chunk: Chunk) -> None:
+            if name not in self.recordings:
+                self.recordings[name] = recording
+                self.view.start(name, recording.sent_ns)
+            for event in chunk.events:
+                if isinstance(event, Token) and event.text:
+                    self._draw(name, event.text, chunk.received_ns, drawn)
+
+        async with interfaces.client(name)(server.url) as client:
+            try:
+                recording = await client.record(self._request, arrived)
+            except LabkitError as error:
+                self.view.finish(name, str(error), failed=True)
+                raise
+        match recording.end:
+            case Finished(reason=reason):
+                self.view.finish(name, f"finished: {reason}")
+            case Failed(message=message):
+                self.view.finish(name, message, failed=True)
+
+    def _draw(self, name: str, text: str, received_ns: int, drawn: list[int]) -> None:
+        self.view.push(name, text, received_ns)
+        if drawn:
+            self.plot.push(name, received_ns, (received_ns - drawn.pop()) / 1e6)
+        drawn.append(received_ns)
+
+    async def _keep_company(self, server: Server, company: list[asyncio.Task[None]]) -> None:
+        """Hold as many further streams open as the knob says now."""
+        while True:
+            while len(company) < self._streams - 1:
+                company.append(asyncio.ensure_future(self._companion(server)))
+            while len(company) > max(0, self._streams - 1):
+                company.pop().cancel()
+            await asyncio.sleep(0.05)
+
+    async def _companion(self, server: Server) -> None:
+        async with interfaces.client(server.name)(server.url) as client:
+            while True:
+                await client.record(self._request)
+
+    # Knobs may call from a thread of the kernel's choosing: setting a number or a policy is all they do.
+
+    def _set_flush(self, policy: str) -> None:
+        self._tune("flush", policy)
+
+    def _set_pace(self, interval_ms: float) -> None:
+        self._tune("interval_ms", interval_ms)
+
+    def _tune(self, knob: str, value: Any) -> None:
+        self._settings[knob] = value
+        for server in self._servers:
+            server.tune(**{knob: value})
+
+    def _set_streams(self, streams: int) -> None:
+        self._streams = streams

@@ -1,0 +1,130 @@
+// The page's half of TokenView: draws deltas as they come, and the whole whenever one is missing.
+
+const STATS = [["tokens", "tokens"], ["ttft_ms", "TTFT ms"], ["itl_ms", "ITL ms"], ["per_s", "tokens/s"]];
+const ASK_AGAIN_MS = 300;
+
+function make(tag, className, parent, text = "") {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+function tintStyle({ paper, ink, dark_paper, dark_ink }) {
+  return paper ? `background:light-dark(${paper},${dark_paper});color:light-dark(${ink},${dark_ink})` : "";
+}
+
+function figure(value) {
+  if (value === null || value === undefined) return "–";
+  const digits = Number.isInteger(value) || Math.abs(value) >= 100 ? 0 : 1;
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+class Column {
+  constructor(stream, look, styles, parent) {
+    this.look = look;
+    this.styles = styles;
+    const box = make("section", "lk-column", parent);
+    box.style.setProperty("--lk-stream", stream.colour);
+    box.setAttribute("aria-label", `stream ${stream.name}`);
+    const title = make("div", "lk-title", box);
+    make("span", "lk-name", title, stream.name);
+    this.note = make("span", "lk-note", title);
+    const stats = make("div", "lk-stats", box);
+    this.values = STATS.map(([, label]) => {
+      const stat = make("div", "", stats);
+      make("div", "lk-label", stat, label);
+      return make("div", "lk-figure", stat, "–");
+    });
+    const scroller = make("div", "lk-scroller", box);
+    scroller.style.flexBasis = `${look.height_px}px`;
+    scroller.tabIndex = 0;
+    const page = make("div", "lk-page", scroller);
+    this.folded = make("div", "lk-folded", page, "… earlier text is folded away");
+    this.text = make("div", "lk-text", page);
+    this.reset();
+  }
+
+  reset() {
+    this.text.textContent = "";
+    this.chars = 0;
+  }
+
+  draw({ reset, folded, runs, head }) {
+    if (reset) this.reset();
+    for (const [tint, text] of runs) this.write(tint, text);
+    this.fold();
+    this.folded.hidden = !folded;
+    STATS.forEach(([key], i) => (this.values[i].textContent = figure(head[key])));
+    this.note.textContent = head.note;
+    this.note.classList.toggle("lk-failed", head.failed);
+  }
+
+  write(tint, text) {
+    const last = this.text.lastChild;
+    if (last && last.tint === tint && last.textContent.length < this.look.run_chars) {
+      last.firstChild.appendData(text);
+    } else {
+      const span = make("span", "lk-run", this.text, text);
+      span.style.cssText = this.styles[tint];
+      span.tint = tint;
+    }
+    this.chars += text.length;
+  }
+
+  fold() {
+    while (this.chars > this.look.keep_chars || this.text.childNodes.length > this.look.keep_runs) {
+      this.chars -= this.text.firstChild.textContent.length;
+      this.text.firstChild.remove();
+    }
+  }
+}
+
+function drawLegend(tints, styles, parent) {
+  const legend = make("div", "lk-legend", parent);
+  make("span", "lk-legend-title", legend, "waited, ms");
+  tints.forEach((tint, i) => (make("span", "lk-swatch", legend, tint.label).style.cssText = styles[i]));
+}
+
+function render({ model, el }) {
+  const look = model.get("look");
+  const styles = look.tints.map(tintStyle);
+  const root = make("div", "lk-tokens", el);
+  const row = make("div", "lk-columns", root);
+  const columns = look.streams.map((stream) => new Column(stream, look, styles, row));
+  drawLegend(look.tints, styles, root);
+
+  let sequence = -1;
+  let asked = 0;
+
+  function drawAll() {
+    const state = model.get("state");
+    if (state.sequence <= sequence) return;
+    sequence = state.sequence;
+    columns.forEach((column, i) => column.draw(state.columns[i]));
+  }
+
+  function askForAll() {
+    if (performance.now() - asked < ASK_AGAIN_MS) return;
+    asked = performance.now();
+    model.send({ resync: true });
+  }
+
+  function drawDelta(delta) {
+    if (delta.sequence <= sequence) return;
+    if (delta.sequence !== sequence + 1) return askForAll();
+    sequence = delta.sequence;
+    for (const [place, change] of delta.columns) columns[place].draw(change);
+  }
+
+  drawAll();
+  model.on("change:state", drawAll);
+  model.on("msg:custom", drawDelta);
+  return () => {
+    model.off("change:state", drawAll);
+    model.off("msg:custom", drawDelta);
+  };
+}
+
+export default { render };
