@@ -56,7 +56,8 @@ class GenerateRequest(BaseModel):
 
 def explain(errors: Sequence[Any]) -> str:
     """One line from pydantic's list of errors: where and what, without echoing the input."""
-    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in errors)
+    places = [[str(part) for part in e["loc"] if part not in ("body", "query")] for e in errors]
+    return "; ".join(f"{'.'.join(place)}: {e['msg']}" for place, e in zip(places, errors, strict=True))
 
 
 class Stamps(msgspec.Struct, array_like=True):

@@ -60,6 +60,11 @@ class Service:
     def open_streams(self) -> int:
         return len(self._open)
 
+    @property
+    def deliveries(self) -> "list[Delivery]":
+        """The answers that are on their way now, for whoever wants to watch their streams."""
+        return list(self._open)
+
     def stop(self) -> None:
         """Refuse new requests and end the open streams, each with a `Failed("stopping")`."""
         self.stopping = True

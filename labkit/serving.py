@@ -20,8 +20,10 @@ from typing import Any, Literal, Self
 
 from labkit import interfaces
 from labkit.background import LoopThread
+from labkit.client import Recording
 from labkit.engine import Engine, create_engine
 from labkit.errors import StartError
+from labkit.events import GenerateRequest
 from labkit.flush import FlushPolicy, parse_policy
 from labkit.interfaces import Create, Listener
 from labkit.service import Service
@@ -100,6 +102,24 @@ class Server(ABC):
         Raises:
             InvalidRequest: no such policy.
         """
+
+    def ask(self, request: GenerateRequest) -> Recording:
+        """Send one request with this interface's client, wait for the end, return what the client recorded.
+
+        Works where a loop already runs, as in a notebook; an interrupt stops the stream.
+
+        Raises:
+            Refused, ConnectionLost: as `Client.chunks`.
+        """
+        thread = LoopThread("labkit-ask")
+        try:
+            return thread.run(self._record(request))
+        finally:
+            thread.close()
+
+    async def _record(self, request: GenerateRequest) -> Recording:
+        async with interfaces.client(self.name)(self.url) as client:
+            return await client.record(request)
 
     def _opened(self, scheme: str, port: int) -> None:
         self.port = port
@@ -217,6 +237,7 @@ class ProcessServer(Server):
     def __init__(self, name: str, create: Create, engine: str, host: str, port: int, flush: str) -> None:
         super().__init__(name, host, port)
         self._config = {
+            "name": name,
             "server": interfaces.reference(create),
             "engine": engine,
             "host": host,

@@ -83,7 +83,6 @@ class TextModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
-        nn.init.normal_(self.embed.weight, std=0.05)  # also the output matrix: keeps the first logits small
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.register_buffer("rotation", rotation_table(config), persistent=False)
 
@@ -124,7 +123,7 @@ class TextModel(nn.Module):
         for block, kv in zip(self.blocks, cache.kv, strict=True):
             x = block(x, rotation, cached_attention(kv, start, end))
         cache.length = end
-        return F.linear(norm(x[-1:]), self.embed.weight)[0]
+        return self._logits(x[-1:])[0]
 
     def all_logits(self, tokens: Tensor) -> Tensor:
         """Return the logits of every position, [B * T, V] for tokens [B, T], without a cache."""
@@ -132,7 +131,11 @@ class TextModel(nn.Module):
         x, rotation = self.embed(tokens.flatten()), self.rotation[:length].repeat(rows, 1, 1, 1)
         for block in self.blocks:
             x = block(x, rotation, causal_attention(rows))
-        return F.linear(norm(x), self.embed.weight)
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        # the same matrix is large going in, so that similar names stay distinct, and small coming out
+        return F.linear(norm(x) * self.config.width**-0.5, self.embed.weight)
 
 
 def norm(x: Tensor) -> Tensor:

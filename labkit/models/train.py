@@ -158,7 +158,7 @@ def model_card(report: Report, options: str) -> str:
 - **Made by** `python -m labkit.models.train {options}`: {report.minutes:.1f} minutes on one CPU core.
 - **Data**: stories which a grammar (`labkit/models/stories.txt`) wrote during training; no other text.
 - **Model**: decoder-only, {report.parameters:,} parameters, context of 512 tokens, saved as bfloat16.
-- **Loss** (nats per token): {report.train_loss:.3f} in training, {report.held_out_loss:.3f} on unseen stories.
+- **Loss** (nats a token): {report.train_loss:.3f} in training, {report.held_out_loss:.3f} on unseen stories.
 - **Samples** at temperature {TEMPERATURE}: {report.grammatical:.1%} of the sentences are grammatical (the
   grammar can write them); {report.keeps_cast:.1%} of the stories keep names, pronouns and things to the end.
 

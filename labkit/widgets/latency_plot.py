@@ -47,7 +47,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._y_scale = bqplot.LinearScale(min=0.0)
         self._y_axis = bqplot.Axis(
             scale=self._y_scale,
-            orientation="vertical",
+            side="left",
             label="inter-token latency, ms",
             label_offset="3em",
             label_color=_SOFT,
@@ -156,9 +156,10 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
 
     def _draw_lines(self) -> None:
         lines = [trace.points() for trace in self._traces]
-        longest = max(1, *map(len, lines))
-        # All lines in one array, so in one message. A short line repeats its last point and an empty one stays
-        # at the origin, which shows nothing; NaN instead makes bqplot write errors to the console.
+        # At least two columns: bqplot squeezes a table of one, and a point per line would become one line.
+        longest = max(2, *map(len, lines))
+        # All lines in one array, so in one message. A short line repeats its last point and an empty one
+        # stays at the origin, which shows nothing; NaN instead makes bqplot write errors to the console.
         table = np.zeros((2, len(lines), longest), dtype=np.float32)
         for place, points in enumerate(lines):
             if points:
@@ -175,7 +176,7 @@ def _colours(streams: Sequence[str]) -> list[str]:
 
 
 def _legend(streams: Sequence[str]) -> bqplot.Label:
-    """The streams' names in the right margin, where bqplot's legend, which covers the lines, cannot be put."""
+    """The streams' names, in the right margin: bqplot's own legend covers the lines."""
     whole = {"x": bqplot.LinearScale(min=0.0, max=1.0), "y": bqplot.LinearScale(min=0.0, max=1.0)}
     return bqplot.Label(
         x=np.full(len(streams), 1.015),

@@ -94,10 +94,11 @@ def picture(view: HasColumns | None = None, plot: HasTraces | None = None) -> Pi
         _draw_legend(page, len(rows) * row_px)
     if traces:
         _draw_traces(figure, traces, height_px)
-    return Picture(_png(figure), ", ".join(names), _alt(columns, traces))
+    return Picture(png(figure), ", ".join(names), _alt(columns, traces))
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG at twice its size in pixels."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=_PX_PER_INCH * _DOTS_PER_PX)

@@ -21,6 +21,7 @@ from labkit.widgets.token_view import TokenView
 
 KNOBS = ("flush", "pace", "streams")
 MOST_STREAMS = 8
+WARM_UP = GenerateRequest(prompt="warm up", max_tokens=1)
 
 
 class Race(ipywidgets.VBox):  # type: ignore[misc]
@@ -30,6 +31,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         race                # display it
         race.run()          # in the next cell: watch, and turn the knobs meanwhile
 
+    Each client asks for one token first, so that connections are open and what follows is compared fairly.
     The streams run on a loop of their own, so the page moves even while a cell computes. An interrupt of
     `run` stops them. Knobs: `flush` sets every server's flush policy, `pace` the engine's interval, and
     `streams` how many streams each server carries: the first is drawn, the others keep it company.
@@ -50,9 +52,9 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
     ) -> None:
         if unknown := set(knobs) - set(KNOBS):
             raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(KNOBS)}")
-        names = [server.name for server in servers]
-        self.view = TokenView(names)
-        self.plot = LatencyPlot(names)
+        self._names = [server.name for server in servers]
+        self.view = TokenView(self._names)
+        self.plot = LatencyPlot(self._names)
         self.recordings: dict[str, Recording] = {}
         made = {
             "flush": flush_knob(self._set_flush, flush),
@@ -97,7 +99,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             self.stop()
             self.view.flush()
             self.plot.flush()
-        return self.recordings
+        return {name: self.recordings[name] for name in self._names}
 
     def run(self, timeout: float | None = None) -> dict[str, Recording]:
         """`start` and `wait`."""
@@ -115,7 +117,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         return picture(self.view, self.plot)
 
     def __repr__(self) -> str:
-        return f"Race({', '.join(server.name for server in self._servers)})"
+        return f"Race({', '.join(self._names)})"
 
     async def _lane(self, server: Server) -> None:
         """One server: the stream that is drawn, and the company it has meanwhile."""
@@ -130,18 +132,17 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     async def _drawn(self, server: Server) -> None:
         name = server.name
-        drawn: list[int] = []
+        lane = _Lane(name, self.view, self.plot)
 
         def arrived(recording: Recording, chunk: Chunk) -> None:
-            if name not in self.recordings:
+            if not recording.chunks:
                 self.recordings[name] = recording
                 self.view.start(name, recording.sent_ns)
-            for event in chunk.events:
-                if isinstance(event, Token) and event.text:
-                    self._draw(name, event.text, chunk.received_ns, drawn)
+            lane.draw(chunk)
 
         async with interfaces.client(name)(server.url) as client:
             try:
+                await client.record(WARM_UP)
                 recording = await client.record(self._request, arrived)
             except LabkitError as error:
                 self.view.finish(name, str(error), failed=True)
@@ -151,12 +152,6 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
                 self.view.finish(name, f"finished: {reason}")
             case Failed(message=message):
                 self.view.finish(name, message, failed=True)
-
-    def _draw(self, name: str, text: str, received_ns: int, drawn: list[int]) -> None:
-        self.view.push(name, text, received_ns)
-        if drawn:
-            self.plot.push(name, received_ns, (received_ns - drawn.pop()) / 1e6)
-        drawn.append(received_ns)
 
     async def _keep_company(self, server: Server, company: list[asyncio.Task[None]]) -> None:
         """Hold as many further streams open as the knob says now."""
@@ -187,3 +182,27 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     def _set_streams(self, streams: int) -> None:
         self._streams = streams
+
+
+class _Lane:
+    """Draws one stream's tokens when they become readable (as `labkit.metrics.arrivals` counts them)."""
+
+    def __init__(self, name: str, view: TokenView, plot: LatencyPlot) -> None:
+        self._name, self._view, self._plot = name, view, plot
+        self._silent = 0
+        self._last_ns = 0
+
+    def draw(self, chunk: Chunk) -> None:
+        for event in chunk.events:
+            if isinstance(event, Token) and event.text:
+                self._readable(event.text, chunk.received_ns)
+            elif isinstance(event, Token):
+                self._silent += 1
+
+    def _readable(self, text: str, received_ns: int) -> None:
+        self._view.push(self._name, text, received_ns)
+        for _ in range(self._silent):
+            self._view.push(self._name, "", received_ns)
+        if self._last_ns:
+            self._plot.push(self._name, received_ns, (received_ns - self._last_ns) / 1e6)
+        self._silent, self._last_ns = 0, received_ns

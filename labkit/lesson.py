@@ -1,0 +1,106 @@
+"""What a chapter needs besides the lab: a table of figures, findings that assert, exercises that check."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, TypeVar
+
+from rich.table import Table
+from websockets.protocol import State
+from websockets.sync.client import connect
+
+from labkit.client import Recording
+from labkit.metrics import figures
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Text that a notebook shows as it is."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def figures_table(recordings: Mapping[str, Recording]) -> Table:
+    """The figures of each recording, a row each, in milliseconds (the definitions are `labkit.metrics`'s)."""
+    table = Table(title="ms, on the client's clock")
+    table.add_column("")
+    for heading in ("TTFT", "ITL p50", "ITL p99", "TPOT", "E2E", "tokens", "chunks"):
+        table.add_column(heading, justify="right")
+    for name, recording in recordings.items():
+        f = figures(recording)
+        times = (f.ttft_ms, f.itl_p50_ms, f.itl_p99_ms, f.tpot_ms, f.e2e_ms)
+        shown = ["–" if ms is None else f"{ms:,.1f}" for ms in times]
+        table.add_row(name, *shown, str(f.tokens), str(f.chunks))
+    return table
+
+
+def finding(claim: str, holds: bool) -> None:
+    """State what was measured just now, or say that this run did not show it.
+
+    Raises:
+        AssertionError: it did not hold; run the measuring cell again, on a quieter machine if you can.
+    """
+    if not holds:
+        raise AssertionError(f"not in this run: {claim}")
+    print(f"✓ {claim}")
+
+
+def check(answer: T | EllipsisType, conditions: Mapping[str, Callable[[T], bool]]) -> "Lines":
+    """Check an exercise: the answer against each named condition; `...` is one that is not given yet."""
+    if isinstance(answer, EllipsisType):
+        return Lines("Put your answer in place of ... and run the cell again.")
+    results = {name: condition(answer) for name, condition in conditions.items()}
+    lines = [f"{'✓' if passed else '✗'} {name}" for name, passed in results.items()]
+    return Lines(
+        "\n".join([*lines, "Solved." if all(results.values()) else "Not yet: change it and run again."])
+    )
+
+
+class Messages:
+    """A WebSocket on which a chapter sends and receives JSON by hand, without labkit's client."""
+
+    def __init__(self, url: str) -> None:
+        self._socket = connect(url, compression=None, proxy=None)
+
+    @property
+    def open(self) -> bool:
+        return self._socket.state is State.OPEN
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self._socket.send(json.dumps(message))
+
+    def receive(self, count: int) -> list[dict[str, Any]]:
+        """The next messages, at least `count`: a frame may bring several."""
+        received: list[dict[str, Any]] = []
+        while len(received) < count:
+            frame = json.loads(self._socket.recv(timeout=30))
+            received += frame if isinstance(frame, list) else [frame]
+        return received
+
+    def until_end(self, *request_ids: str) -> list[dict[str, Any]]:
+        """The messages up to the last of these requests' terminal events."""
+        waiting = set(request_ids)
+        received: list[dict[str, Any]] = []
+        while waiting:
+            received += self.receive(1)
+            waiting -= {m["request_id"] for m in received if m["type"] in ("finished", "failed")}
+        return received
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def chunk_sizes(recording: Recording) -> list[int]:
+    """How many events each read brought."""
+    return [len(chunk.events) for chunk in recording.chunks]
+
+
+def lines(items: Iterable[object]) -> "Lines":
+    """Show one item a line."""
+    return Lines("\n".join(str(item) for item in items))

@@ -1,0 +1,34 @@
+"""A small line chart of what was just measured, as a picture that stays in the saved notebook."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from labkit.widgets import palette
+from labkit.widgets.picture import Picture, png
+
+
+def chart(
+    at: Sequence[float], series: Mapping[str, Sequence[float]], *, x: str, y: str, log: bool = False
+) -> Picture:
+    """Draw a line per series over the positions `at`; `x` and `y` name the axes with their units.
+
+    Raises:
+        ValueError: a series is not as long as `at`.
+    """
+    figure = Figure(figsize=(7.5, 3.2), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, values) in enumerate(series.items()):
+        if len(values) != len(at):
+            raise ValueError(f"{name}: {len(values)} values for {len(at)} positions")
+        axes.plot(at, values, marker="o", color=palette.stream_colour(place), label=name)
+    axes.set(xlabel=x, ylabel=y, xticks=list(at), yscale="log" if log else "linear")
+    if not log:
+        axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#d8dee4")
+    axes.legend(frameon=False)
+    told = "; ".join(
+        f"{name}: {', '.join(f'{value:.4g}' for value in values)}" for name, values in series.items()
+    )
+    return Picture(png(figure), f"chart of {', '.join(series)}", f"{y} over {x}. {told}")
