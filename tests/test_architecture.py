@@ -1,0 +1,59 @@
+"""The house as its plan says: layers hold, importing labkit is light, and the plan names every room."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_layers_hold() -> None:
+    """import-linter's contracts: servers and clients apart, on labkit; torch in models and engines alone."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("module", ["labkit", "labkit.engine.scripted", "servers.sse", "clients.grpc"])
+def test_importing_the_core_brings_no_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'ipywidgets', 'matplotlib'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_interface_has_a_server_a_client_and_a_chapter() -> None:
+    servers = PYPROJECT["project"]["entry-points"]["labkit.servers"]
+    clients = PYPROJECT["project"]["entry-points"]["labkit.clients"]
+    chapters = " ".join(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert servers.keys() == clients.keys()
+    assert [name for name in servers if f"_{name}" not in chapters] == []
+
+
+def test_the_plan_names_every_module() -> None:
+    plan = (ROOT / "ARCHITECTURE.md").read_text()
+    modules = [p.stem for p in (ROOT / "labkit").glob("*.py") if not p.stem.startswith("__")]
+    packages = [p.parent.name for p in (ROOT / "labkit").glob("*/__init__.py")]
+    assert [name for name in modules + packages if f"`{name}" not in plan] == []
+
+
+def test_every_dependency_is_pinned_and_has_its_reason() -> None:
+    plan = (ROOT / "ARCHITECTURE.md").read_text()
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    project = PYPROJECT["project"]
+    runtime = [requirement.partition(";")[0].strip().lower() for requirement in project["dependencies"]]
+    development = [requirement.lower() for requirement in project["optional-dependencies"]["dev"]]
+    assert [name for name in runtime + development if name not in pinned] == []
+    assert [name for name in runtime if f"`{name}`" not in plan] == []
+
+
+def test_files_open_with_their_one_job() -> None:
+    files = [p for room in ("labkit", "servers", "clients", "tests") for p in (ROOT / room).rglob("*.py")]
+    generated = {"inference_pb2.py"}
+    silent = [
+        p.name for p in files if p.name not in generated and not p.read_text().lstrip().startswith('"""')
+    ]
+    assert silent == []

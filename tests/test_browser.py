@@ -1,0 +1,144 @@
+"""Chapter 00 as a person meets it: real JupyterLab in real Chromium, run, turn a knob, watch it change."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+from playwright.sync_api import Locator, Page, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+CHAPTER = "00_one_prompt_four_interfaces.ipynb"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+FLAGS = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
+).split()
+TOKENS = 200
+SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder to leave screenshots in, for whoever wants to look
+
+# Runs in the page: the token counter of one column, every 20 ms.
+SAMPLE = """async ([column, ms]) => {
+  const counter = document.querySelectorAll(".lk-column")[column].querySelector(".lk-figure");
+  const seen = [], end = performance.now() + ms;
+  while (performance.now() < end) {
+    seen.push(Number(counter.textContent.replace(",", "")) || 0);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return seen;
+}"""
+
+KERNEL_IS_THERE = (
+    "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+)
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+    pytest.mark.timeout(180),
+]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """JupyterLab on a copy of the notebooks; yields the chapter's address."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [
+        "--port=0",
+        "--LabApp.expose_app_in_browser=True",
+        f"--ServerApp.root_dir={tmp_path / 'notebooks'}",
+    ]
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path)}
+    log = tmp_path / "lab.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, env=env)
+    while not (found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\?(token=\w+)", log.read_text())):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    yield f"{found[1]}/lab/tree/{CHAPTER}?{found[2]}"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1150})
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) -> None:
+    outside: list[str] = []
+    errors: list[str] = []
+    page.on(
+        "request",
+        lambda r: None if re.match(r"(http|ws)://127\.0\.0\.1|data:|blob:", r.url) else outside.append(r.url),
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    page.goto(lab)
+    page.wait_for_function(KERNEL_IS_THERE)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    shoot(page, "begin")
+    sse = page.locator(".lk-column").nth(1)
+    sse.locator(".lk-text span").first.wait_for(state="attached")
+    sse.scroll_into_view_if_needed()
+
+    before = jumps(page.evaluate(SAMPLE, [1, 1000]))
+    drawn = plotted(page)
+    shoot(page, "every-token")
+    slider = page.locator(".widget-slider .noUi-handle").first
+    slider.focus()
+    for _ in range(3):  # from every token to every 8 tokens
+        slider.press("ArrowRight")
+    page.wait_for_timeout(300)
+    after = jumps(page.evaluate(SAMPLE, [1, 1500]))
+    shoot(page, "every-8-tokens")
+
+    assert sum(before) > 15, "tokens did not come while the cell ran"
+    assert median(before) < 8, f"tokens came in lumps from the start: {before}"
+    assert median(after) == 8, f"tokens did not begin to come by eights: {after}"
+    assert plotted(page) != drawn, "the plot stood still"
+    assert readout(page) == "every 8 tokens"
+    finish(page)
+    shoot(page, "finished")
+    assert [counted(page.locator(".lk-column").nth(place)) for place in range(4)] == [TOKENS] * 4
+    assert outside == []
+    assert errors == []
+
+
+def jumps(counts: list[int]) -> list[int]:
+    """By how much the counter rose, each time it did."""
+    return [later - earlier for earlier, later in zip(counts, counts[1:], strict=False) if later > earlier]
+
+
+def plotted(page: Page) -> str:
+    """The path of the plot's second line."""
+    return page.locator(".bqplot path.line").nth(1).get_attribute("d") or ""
+
+
+def readout(page: Page) -> str:
+    return page.locator(".widget-slider .widget-readout").first.inner_text()
+
+
+def counted(column: Locator) -> int:
+    return int(column.locator(".lk-figure").first.inner_text())
+
+
+def finish(page: Page) -> None:
+    """Wait until the last cell has been run: it shows the servers stopped."""
+    page.locator(".jp-OutputArea-output", has_text="<grpc server, stopped>").wait_for(timeout=60_000)
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png")

@@ -1,0 +1,180 @@
+"""The engine around the model: who computes when, and what a stream gets of it."""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from labkit.engine import create_engine
+from labkit.engine.local import LocalEngine
+from labkit.engine.scheduler import Plan, plan
+from labkit.errors import InvalidRequest, StartError
+from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
+from labkit.stream import HIGH_WATER, TokenStream
+
+
+@dataclass
+class Fake:
+    """A sequence as the scheduler sees it."""
+
+    wanted: bool = True
+    writable: bool = True
+    prefilled: bool = True
+    due_s: float = 0.0
+
+
+def test_everybody_who_may_decodes() -> None:
+    assert plan([Fake(), Fake(), Fake()], now_s=1.0) == Plan([0, 1, 2], [], None)
+
+
+def test_one_prompt_is_read_at_a_time_and_the_oldest_first() -> None:
+    assert plan([Fake(), Fake(prefilled=False), Fake(prefilled=False)], 1.0).run == [0, 1]
+
+
+def test_a_full_stream_is_not_scheduled() -> None:
+    assert plan([Fake(writable=False), Fake()], 1.0) == Plan([1], [], None)
+
+
+def test_who_is_not_wanted_is_dropped() -> None:
+    assert plan([Fake(), Fake(wanted=False)], 1.0) == Plan([0], [1], None)
+
+
+def test_the_pace_is_kept_by_resting_until_the_first_is_due() -> None:
+    resting = plan([Fake(due_s=1.5), Fake(due_s=1.2), Fake(writable=False, due_s=1.1)], 1.0)
+    assert resting.run == []
+    assert resting.rest_s == pytest.approx(0.2)
+
+
+@pytest.fixture(scope="module")
+def engine() -> "LocalEngine":
+    return LocalEngine()
+
+
+async def collect(stream: TokenStream) -> list[Event]:
+    return [event async for event in stream]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Token))
+
+
+async def test_a_stream_has_one_token_a_step_and_ends_once(engine: LocalEngine) -> None:
+    events = await collect(
+        engine.submit(GenerateRequest(prompt="Once upon a time", max_tokens=20, ignore_eos=True))
+    )
+    assert [event.id for event in events] == list(range(22))
+    assert isinstance(events[0], Started)
+    assert events[-1] == Finished(21, "length", 20)
+
+
+async def test_the_same_seed_gives_the_same_text_and_another_another(engine: LocalEngine) -> None:
+    request = GenerateRequest(prompt="Once upon a time", max_tokens=40, seed=5)
+    first, again = (
+        text_of(await collect(engine.submit(request))),
+        text_of(await collect(engine.submit(request))),
+    )
+    other = text_of(await collect(engine.submit(request.model_copy(update={"seed": 6}))))
+    assert first == again != other
+
+
+async def test_a_text_does_not_depend_on_its_neighbours(engine: LocalEngine) -> None:
+    request = GenerateRequest(prompt="One morning, Mia", max_tokens=30, seed=1)
+    alone = text_of(await collect(engine.submit(request)))
+    company = [engine.submit(GenerateRequest(prompt="Long ago", max_tokens=30, seed=n)) for n in range(4)]
+    beside, *_ = await asyncio.gather(collect(engine.submit(request)), *map(collect, company))
+    assert text_of(beside) == alone
+
+
+async def test_a_stop_string_ends_the_text_before_it(engine: LocalEngine) -> None:
+    request = GenerateRequest(prompt="Once upon a time", max_tokens=60, seed=5, ignore_eos=True)
+    whole = text_of(await collect(engine.submit(request)))
+    stop = whole[20:24]
+    events = await collect(engine.submit(request.model_copy(update={"stop": [stop]})))
+    assert text_of(events) == whole[: whole.index(stop)]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "stop"
+
+
+async def test_the_end_of_the_text_ends_the_stream_unless_ignored(engine: LocalEngine) -> None:
+    request = GenerateRequest(prompt="Once upon a time", max_tokens=400, temperature=0.5)
+    events = await collect(engine.submit(request))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "stop"
+    longer = await collect(engine.submit(request.model_copy(update={"ignore_eos": True})))
+    assert len(longer) == 402
+
+
+async def test_the_context_is_the_limit(engine: LocalEngine) -> None:
+    context = engine.model.config.context
+    request = GenerateRequest(prompt="Once", max_tokens=context, ignore_eos=True)
+    *_, last = await collect(engine.submit(request))
+    assert isinstance(last, Finished)
+    assert last.reason == "length"
+    with pytest.raises(InvalidRequest, match=f"context is {context}"):
+        engine.submit(GenerateRequest(prompt="word " * context))
+
+
+async def test_a_reader_who_does_not_read_stops_the_model(engine: LocalEngine) -> None:
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=300, ignore_eos=True))
+    while stream.produced < HIGH_WATER - 1:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert stream.produced <= HIGH_WATER
+    events = await collect(stream)
+    assert [event.id for event in events] == list(range(302))
+
+
+async def test_closing_a_stream_stops_its_work_within_a_step(engine: LocalEngine) -> None:
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500, ignore_eos=True))
+    for _ in range(6):
+        await anext(stream)
+    await stream.aclose()
+    produced = stream.produced
+    await asyncio.sleep(0.2)
+    assert stream.produced <= produced + 1
+    assert engine._running == []
+
+
+async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -> None:
+    broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
+    sound = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
+    sequence = next(s for s in [*engine._arrived, *engine._running] if s.stream is broken)
+    sequence.cache = None  # type: ignore[assignment]
+    broken_events, sound_events = await asyncio.gather(collect(broken), collect(sound))
+    assert isinstance(broken_events[-1], Failed)
+    assert broken_events[-1].code == "engine_failed"
+    assert isinstance(sound_events[-1], Finished)
+
+
+async def test_the_pace_holds_the_model_back() -> None:
+    engine = LocalEngine(interval_ms=20)
+    begin = time.monotonic()
+    await collect(engine.submit(GenerateRequest(prompt="Once", max_tokens=11, ignore_eos=True)))
+    assert time.monotonic() - begin >= 0.2
+    engine.close()
+
+
+async def test_closing_the_engine_ends_its_streams_and_its_thread() -> None:
+    engine = LocalEngine(interval_ms=50)
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
+    await anext(stream)
+    await asyncio.to_thread(engine.close)
+    *_, last = await collect(stream)
+    assert isinstance(last, Failed)
+    assert engine._thread not in threading.enumerate()
+    with pytest.raises(InvalidRequest):
+        engine.submit(GenerateRequest(prompt="Once"))
+
+
+def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"python -m labkit\.models\.train"):
+        LocalEngine(weights=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["huge", "tiny:size=3", "scripted:tokens=many"])
+def test_a_wrong_engine_says_what_there_is(text: str) -> None:
+    with pytest.raises(StartError, match=r"there are|is not a number"):
+        create_engine(text)

@@ -1,0 +1,149 @@
+"""Somebody's package adds an interface: one server file, one client file, two entry points, no edit here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "toy"
+version = "0.1"
+
+[project.entry-points."labkit.servers"]
+jsonlines = "toy.server:create"
+
+[project.entry-points."labkit.clients"]
+jsonlines = "toy.client:JSONLinesClient"
+
+[tool.hatch.build.targets.wheel]
+packages = ["toy"]
+"""
+
+SERVER = '''
+"""Tokens as JSON lines over HTTP."""
+
+from typing import Annotated
+
+from fastapi import Body
+from fastapi.responses import StreamingResponse
+
+from labkit import wire
+from labkit.asgi import AsgiListener, application
+from labkit.events import GenerateRequest
+from labkit.service import Service
+
+
+def create(service: Service) -> AsgiListener:
+    app = application(service, "JSON lines")
+
+    @app.post("/generate")
+    async def generate(body: Annotated[GenerateRequest, Body()]):
+        return StreamingResponse(lines(service.generate(body)), media_type="application/x-ndjson")
+
+    return AsgiListener(app)
+
+
+async def lines(delivery):
+    try:
+        async for group in delivery:
+            yield b"".join(wire.event_to_json(event) + b"\\n" for event in group)
+    finally:
+        await delivery.aclose()
+'''
+
+CLIENT = '''
+"""Reads JSON lines."""
+
+import time
+
+import httpx
+
+from labkit import http, wire
+from labkit.client import Chunk, Client
+
+
+class JSONLinesClient(Client):
+    name = "jsonlines"
+
+    def __init__(self, url):
+        super().__init__(url)
+        self._http = http.pooled(url)
+
+    async def chunks(self, request):
+        rest = b""
+        try:
+            async with self._http.stream("POST", "/generate", json=wire.request_to_dict(request)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise http.refusal(response)
+                async for data in response.aiter_raw():
+                    received = time.monotonic_ns()
+                    *lines, rest = (rest + data).split(b"\\n")
+                    if lines:
+                        yield Chunk(received, [wire.event_from_json(line) for line in lines])
+        except httpx.TransportError as error:
+            raise http.lost(self.name, error) from error
+
+    async def aclose(self):
+        await self._http.aclose()
+'''
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which the toy package is installed, from a temporary directory."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy").mkdir()
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "toy" / "__init__.py").touch()
+    (folder / "toy" / "server.py").write_text(SERVER)
+    (folder / "toy" / "client.py").write_text(CLIENT)
+    site = folder / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(site), str(folder)], check=True)
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def test_compare_takes_it_up(environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = ["--engine", "scripted:tokens=20,interval_ms=1", "--repeat", "1", "--json", str(out)]
+    result = run(environment, "labkit", "compare", *options)
+    assert result.returncode == 0, result.stderr
+    assert "jsonlines" in result.stdout
+    assert "jsonlines" in json.dumps(json.loads(out.read_text()))
+
+
+def test_stream_serves_and_reads_it(environment: dict[str, str]) -> None:
+    result = run(
+        environment, "labkit", "stream", "jsonlines", "count", "--engine", "scripted:tokens=4,interval_ms=0"
+    )
+    assert result.stdout.strip() == "the quick brown fox"
+
+
+def test_the_contract_test_takes_it_up(environment: dict[str, str]) -> None:
+    result = run(
+        environment, "pytest", "tests/test_contract.py", "-k", "jsonlines", "-q", "-p", "no:cacheprovider"
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert " passed" in result.stdout
