@@ -31,11 +31,11 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
-    max_tokens: int = Field(128, ge=1, le=MAX_TOKENS)
-    temperature: float = Field(0.8, ge=0, le=2, allow_inf_nan=False)
-    top_k: int = Field(0, ge=0, le=65_536)
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    seed: int = Field(0, ge=0, lt=2**63)
+    max_tokens: int = Field(default=128, ge=1, le=MAX_TOKENS)
+    temperature: float = Field(default=0.8, ge=0, le=2, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0, le=65_536)
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     stop: list[StopString] = Field(default_factory=list, max_length=4)
     ignore_eos: bool = False
     stamps: bool = False

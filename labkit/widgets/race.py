@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
@@ -68,7 +68,10 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         self._streams = streams
         self._thread: LoopThread | None = None
         self._runs: list[concurrent.futures.Future[None]] = []
-        super().__init__([ipywidgets.HBox(list(self.knobs.values())), self.view, self.plot])
+        buttons = [_button("run again", "play", self.start), _button("stop", "stop", self.stop)]
+        controls = ipywidgets.HBox([*self.knobs.values(), ipywidgets.HBox(buttons)])
+        controls.layout.flex_flow = "row wrap"
+        super().__init__([controls, self.view, self.plot])
 
     def start(self) -> None:
         """Send the request to every server and return at once; a race that still runs is stopped first."""
@@ -83,7 +86,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         self._runs = [self._thread.submit(self._lane(server)) for server in self._servers]
 
     def wait(self, timeout: float | None = None) -> dict[str, Recording]:
-        """Return what each client recorded, by interface, when all have ended.
+        """Return what each client recorded, by interface, when all have ended or were stopped.
 
         Raises:
             LabkitError: a request was refused, or a stream broke off.
@@ -92,14 +95,15 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         try:
             done = concurrent.futures.wait(self._runs, timeout, concurrent.futures.FIRST_EXCEPTION)
             for run in done.done:
-                run.result()
+                if not run.cancelled():
+                    run.result()
             if done.not_done:
                 raise TimeoutError(f"still running after {timeout} s")
         finally:
             self.stop()
             self.view.flush()
             self.plot.flush()
-        return {name: self.recordings[name] for name in self._names}
+        return {name: self.recordings[name] for name in self._names if name in self.recordings}
 
     def run(self, timeout: float | None = None) -> dict[str, Recording]:
         """`start` and `wait`."""
@@ -182,6 +186,12 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     def _set_streams(self, streams: int) -> None:
         self._streams = streams
+
+
+def _button(text: str, icon: str, pressed: Callable[[], None]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
+    button.on_click(lambda _: pressed())
+    return button
 
 
 class _Lane:

@@ -1,0 +1,273 @@
+"""The live widgets without a browser: what reaches the page, what is kept, what a static page shows."""
+
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from labkit.widgets import LatencyPlot, Picture, TokenView, flush_knob, pace_knob, picture, streams_knob
+from labkit.widgets.knobs import FLUSH_POLICIES
+from labkit.widgets.palette import height_of
+from labkit.widgets.pump import PUMP
+
+MS = 1_000_000
+NAMES = ["rest", "sse", "websocket", "grpc"]
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.01)
+
+
+class Page:
+    """Draws what a view sends as token_view.js does, less the messages that `loses` says are lost."""
+
+    def __init__(self, view: TokenView, loses: Callable[[int], bool] = lambda sequence: False) -> None:
+        self.view, self.loses = view, loses
+        self.sequences: list[int] = []
+        self.resyncs = 0
+        self.texts = [""] * len(view.state["columns"])
+        self.sequence = -1
+        self.draw_all(view.state)
+        view.send = self.receive
+        view.observe(lambda change: self.draw_all(change["new"]), names="state")
+
+    def draw_all(self, state: dict[str, Any]) -> None:
+        if state["sequence"] > self.sequence:
+            self.sequence = state["sequence"]
+            self.texts = [text_of(column) for column in state["columns"]]
+
+    def receive(self, delta: dict[str, Any], buffers: object = None) -> None:
+        self.sequences.append(delta["sequence"])
+        if self.loses(delta["sequence"]) or delta["sequence"] <= self.sequence:
+            return
+        if delta["sequence"] != self.sequence + 1:
+            self.resyncs += 1
+            self.view._on_page(self.view, {"resync": True}, [])
+            return
+        self.sequence = delta["sequence"]
+        for place, change in delta["columns"]:
+            before = "" if change["reset"] else self.texts[place]
+            self.texts[place] = before + text_of(change)
+
+
+def text_of(column: dict[str, Any]) -> str:
+    return "".join(text for _, text in column["runs"])
+
+
+def push_from_four_threads(view: TokenView, count: int) -> list[str]:
+    def produce(name: str) -> None:
+        for i in range(count):
+            view.push(name, f"{name}{i} ", i * MS)
+            if i % 50 == 0:
+                time.sleep(0.01)
+        view.finish(name, "finished: length")
+
+    threads = [threading.Thread(target=produce, args=(name,)) for name in NAMES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ["".join(f"{name}{i} " for i in range(count)) for name in NAMES]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    wait_until(lambda: not PUMP.running)
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "labkit-widget-pump"])
+
+
+def test_page_and_snapshot_equal_what_four_threads_pushed() -> None:
+    view = TokenView(NAMES)
+    page = Page(view)
+    pushed = push_from_four_threads(view, 800)
+    wait_until(lambda: page.texts == pushed)
+    wait_until(lambda: [text_of(column) for column in view.state["columns"]] == pushed)
+    assert [column["head"]["tokens"] for column in view.state["columns"]] == [800] * 4
+    assert page.sequences == list(range(1, len(page.sequences) + 1))
+    assert len(page.sequences) < 100
+    assert page.resyncs == 0
+
+
+def test_a_page_that_loses_messages_asks_and_ends_with_everything() -> None:
+    view = TokenView(NAMES)
+    page = Page(view, loses=lambda sequence: sequence % 3 == 0)
+    pushed = push_from_four_threads(view, 800)
+    wait_until(lambda: page.texts == pushed)
+    assert page.resyncs > 0
+
+
+def test_a_page_that_asks_gets_a_snapshot_though_nothing_is_new() -> None:
+    view = TokenView(["sse"])
+    before = view.state["snapshot"]
+    view._on_page(view, {"resync": True}, [])
+    wait_until(lambda: view.state["snapshot"] == before + 1, within_s=0.5)
+
+
+def test_the_snapshot_goes_out_twice_after_the_end() -> None:
+    view = TokenView(["sse"])
+    snapshots: list[int] = []
+    view.observe(
+        lambda change: snapshots.append(change["new"]["columns"][0]["head"]["tokens"]), names="state"
+    )
+    view.push("sse", "a", 0)
+    view.finish("sse")
+    wait_until(lambda: not PUMP.running)
+    assert snapshots == [1, 1]
+
+
+def test_clear_empties_the_page() -> None:
+    view = TokenView(["sse", "grpc"])
+    page = Page(view)
+    view.push("sse", "old", 0)
+    view.clear()
+    view.push("sse", "new", 0)
+    view.flush()
+    assert page.texts == ["new", ""]
+    assert view.text("sse") == "new"
+
+
+def test_a_failure_is_marked_as_one() -> None:
+    view = TokenView(["sse"])
+    view.finish("sse", "Unavailable", failed=True)
+    view.flush()
+    assert view.state["columns"][0]["head"]["note"] == "Unavailable"
+    assert view.state["columns"][0]["head"]["failed"] is True
+
+
+@pytest.mark.parametrize("widget", [TokenView, LatencyPlot])
+@pytest.mark.parametrize("streams", [[], ["sse", "sse"]])
+def test_streams_must_be_named_once(widget: Any, streams: list[str]) -> None:
+    with pytest.raises(ValueError, match="named, each once"):
+        widget(streams)
+
+
+def test_a_stream_that_is_not_there_is_an_error_in_the_caller() -> None:
+    with pytest.raises(KeyError):
+        TokenView(["sse"]).push("grpc", "x", 0)
+    with pytest.raises(KeyError):
+        LatencyPlot(["sse"]).push("grpc", 0, 1.0)
+
+
+def test_plot_draws_a_drain_in_one_update() -> None:
+    plot = LatencyPlot(NAMES)
+    updates: list[set[str]] = []
+    plot._lines._send = lambda message, buffers=None: updates.append(set(message["state"]))
+    plot._inbox._awake = True
+    for i in range(500):
+        for name in NAMES[1:]:
+            plot.push(name, i * 20 * MS, 20.0)
+    plot.flush()
+    assert updates == [{"x", "y"}]
+    assert plot._lines.x.shape[0] == len(NAMES)
+    assert plot._lines.x.shape[1] <= 600
+    assert plot._x_scale.max == pytest.approx(10.0)
+    assert plot._lines.y[1, -1] == pytest.approx(height_of(20.0))
+    assert not plot._lines.y[0].any()
+    plot._inbox.wake()
+
+
+def test_one_point_a_stream_does_not_become_one_line() -> None:
+    plot = LatencyPlot(NAMES)
+    for name in NAMES:
+        plot.push(name, 0, 20.0)
+    plot.flush()
+    assert plot._lines.x.shape == plot._lines.y.shape == (4, 2)
+
+
+def test_plot_window_follows_and_clear_starts_anew() -> None:
+    plot = LatencyPlot(["sse"], window_s=5)
+    plot.start(1_000 * MS)
+    plot.push("sse", 13_000 * MS, 700.0)
+    assert plot.traces() == {"sse": [(12.0, 700.0)]}
+    assert (plot._x_scale.min, plot._x_scale.max) == (7.0, 12.0)
+    assert plot._y_scale.max == height_of(1000)
+    plot.clear()
+    assert plot.traces() == {"sse": []}
+    assert (plot._x_scale.min, plot._x_scale.max) == (0.0, 5.0)
+
+
+def test_flush_knob_hands_on_policies() -> None:
+    got: list[str] = []
+    knob = flush_knob(got.append)
+    knob.value = "tokens:8"
+    knob.value = "ms:250"
+    assert got == ["tokens:8", "ms:250"]
+    assert next(iter(FLUSH_POLICIES.values())) == "token"
+    with pytest.raises(ValueError, match="tokens:3"):
+        flush_knob(got.append, "tokens:3")
+
+
+def test_a_knob_shows_what_its_callback_raised_until_one_goes_well() -> None:
+    def set_pace(ms: float) -> None:
+        if ms > 100:
+            raise RuntimeError("too <slow>")
+
+    knob = pace_knob(set_pace)
+    knob.value = 150.0
+    shown = knob.children[1]
+    assert knob.error == "RuntimeError: too <slow>"
+    assert "too &lt;slow&gt;" in shown.value
+    assert shown.layout.display is None
+    knob.value = 50.0
+    assert not knob.error
+    assert shown.layout.display == "none"
+
+
+def test_a_knob_may_be_turned_in_any_thread() -> None:
+    got: list[int] = []
+    knob = streams_knob(got.append, most=8)
+    thread = threading.Thread(target=lambda: setattr(knob, "value", 5))
+    thread.start()
+    thread.join()
+    assert (got, knob.value, knob.error) == ([5], 5, "")
+
+
+@pytest.mark.parametrize(
+    ("widget", "text"),
+    [
+        (TokenView(["rest", "sse"]), "TokenView(rest, sse)"),
+        (LatencyPlot(["rest", "sse"]), "LatencyPlot(rest, sse)"),
+        (flush_knob(print), "Knob(flush)"),
+        (pace_knob(print), "Knob(pace)"),
+        (streams_knob(print, 4), "Knob(streams)"),
+    ],
+)
+def test_reprs_are_stable_in_a_cell(widget: Any, text: str) -> None:
+    bundle = widget._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert data["text/plain"] == repr(widget) == text
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def test_picture_is_a_png_of_both_with_words_for_it() -> None:
+    view, plot = TokenView(NAMES), LatencyPlot(NAMES)
+    for i in range(50):
+        view.push("sse", "漢字 $x$ & <b>\n" if i % 9 == 0 else "token ", i * 20 * MS)
+        plot.push("sse", i * 20 * MS, 20.0)
+    view.finish("grpc", "refused " * 20, failed=True)
+    both = picture(view, plot)
+    assert size_of(both.png)[0] == 1920
+    assert repr(both) == "Picture(rest, sse, websocket, grpc)"
+    assert "sse: 50 tokens" in both.alt
+    assert "sse up to 20 ms" in both.alt
+    data, metadata = both._repr_mimebundle_()
+    assert set(data) == {"image/png", "text/plain"}
+    assert metadata["image/png"] == {"width": 960, "alt": both.alt}
+    assert size_of(view.picture().png)[1] + size_of(plot.picture().png)[1] == size_of(both.png)[1]
+    empty = picture(TokenView(["sse"]))
+    assert isinstance(empty, Picture)
+    assert empty.png != view.picture().png
+    with pytest.raises(ValueError, match="a view or a plot"):
+        picture()

@@ -1,0 +1,113 @@
+"""The widgets' pump: nothing is lost or reordered, nothing reaches a producer, no thread is left."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from labkit.widgets.pump import Inbox, Pump
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.01)
+
+
+def into(got: list[Any]) -> Callable[[list[Any]], bool]:
+    """What an inbox may be given as `take`: collects the items, and wants no more calls than they bring."""
+
+    def take(items: list[Any]) -> bool:
+        got.extend(items)
+        return False
+
+    return take
+
+
+def test_inbox_keeps_the_order_of_each_producer_whoever_drains() -> None:
+    got: list[tuple[int, int]] = []
+    inbox: Inbox[tuple[int, int]] = Inbox(into(got), Pump(hertz=500))
+
+    def produce(who: int) -> None:
+        for i in range(3000):
+            inbox.put((who, i))
+            if i % 500 == 0:
+                inbox.flush()
+
+    threads = [threading.Thread(target=produce, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: len(got) == 12_000)
+    for who in range(4):
+        assert [i for each, i in got if each == who] == list(range(3000))
+
+
+def test_an_item_that_comes_as_the_inbox_falls_asleep_is_not_left_behind() -> None:
+    got: list[str] = []
+
+    def take(items: list[str]) -> bool:
+        if items == ["first"]:
+            inbox.put("late")
+        got.extend(items)
+        return False
+
+    inbox: Inbox[str] = Inbox(take, Pump(hertz=200))
+    inbox.put("first")
+    wait_until(lambda: got == ["first", "late"], within_s=2)
+
+
+def test_a_flush_waits_for_the_drain_under_way() -> None:
+    events: list[str] = []
+    inside = threading.Event()
+
+    def take(items: list[int]) -> bool:
+        events.append("in")
+        inside.set()
+        time.sleep(0.1)
+        events.append("out")
+        return False
+
+    inbox: Inbox[int] = Inbox(take, Pump(hertz=200))
+    inbox.put(1)
+    inside.wait(2)
+    inbox.flush()
+    assert events == ["in", "out", "in", "out"]
+
+
+def test_pump_beats_at_its_rate_and_its_thread_ends() -> None:
+    drains: list[int] = []
+
+    def take(items: list[int]) -> bool:
+        drains.append(len(items))
+        return len(drains) < 16
+
+    pump = Pump(hertz=30)
+    inbox: Inbox[int] = Inbox(take, pump)
+    began = time.monotonic()
+    inbox.put(1)
+    wait_until(lambda: not pump.running)
+    assert len(drains) == 16
+    assert time.monotonic() - began > 15 / 30 * 0.9
+
+
+def test_an_error_while_feeding_reaches_the_log_once_and_no_producer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(items: list[int]) -> bool:
+        raise RuntimeError("the page is gone")
+
+    pump = Pump(hertz=200)
+    healthy: list[int] = []
+    broken: Inbox[int] = Inbox(fail, pump)
+    working: Inbox[int] = Inbox(into(healthy), pump)
+    for i in range(10):
+        broken.put(i)
+        working.put(i)
+        time.sleep(0.01)
+    wait_until(lambda: healthy == list(range(10)))
+    assert [record.getMessage() for record in caplog.records] == ["a widget could not be fed"]
