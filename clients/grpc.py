@@ -13,10 +13,10 @@ from labkit.events import Failed, Finished, GenerateRequest
 from labkit.proto import inference_pb2 as pb
 
 METHOD = "/inference.InferenceService/Generate"
+# What gRPC itself refuses, before the server's own code sees the call.
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: "invalid_request",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
-    grpc.StatusCode.INTERNAL: "engine_failed",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "too_large",
 }
 OPTIONS = [
     # By itself gRPC lets a server run ahead by megabytes; a window of 64 KiB lets backpressure through.
@@ -58,10 +58,10 @@ class GRPCClient(Client):
             call.cancel()
 
     def _error(self, error: aio.AioRpcError) -> LabkitError:
-        code, details = error.code(), error.details() or str(error.code())
-        if code in CODES:
-            return from_code(CODES[code], details)
-        return ConnectionLost(f"{self.name}: {details}")
+        details = error.details() or str(error.code())
+        told = dict(error.trailing_metadata() or ())
+        code = told.get("labkit-code") or CODES.get(error.code())
+        return from_code(str(code), details) if code else ConnectionLost(f"{self.name}: {details}")
 
     async def aclose(self) -> None:
         await self._channel.close()

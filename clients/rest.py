@@ -22,7 +22,7 @@ class RESTClient(Client):
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         try:
-            response = await self._http.post("/generate", json=wire.request_to_dict(request))
+            response = await self._http.post("/generate", content=wire.request_to_json(request))
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
         received = time.monotonic_ns()

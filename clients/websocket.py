@@ -18,6 +18,9 @@ from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.events import Event, Failed, Finished, GenerateRequest
 
 
+MAX_UNREAD = 64
+
+
 class Reply(msgspec.Struct):
     """What every message has, whatever its kind."""
 
@@ -28,7 +31,11 @@ class Reply(msgspec.Struct):
 
 
 class WebSocketClient(Client):
-    """`generate` on `/ws/{client_id}`; connects at the first request and again if the socket was closed."""
+    """`generate` on `/ws/{client_id}`; connects at the first request and again if the socket was closed.
+
+    A WebSocket has no flow control for each answer: while one reader has `MAX_UNREAD` chunks waiting, the
+    whole socket waits with it.
+    """
 
     name = "websocket"
 
@@ -39,6 +46,7 @@ class WebSocketClient(Client):
         self._reader: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._open: dict[str, asyncio.Queue[Chunk | LabkitError]] = {}
+        self._taken = asyncio.Event()
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         request_id = request.request_id or uuid4().hex[:12]
@@ -51,6 +59,7 @@ class WebSocketClient(Client):
             await self._send({"type": "generate", **fields})
             while not ended:
                 arrival = await arrivals.get()
+                self._taken.set()
                 if isinstance(arrival, LabkitError):
                     ended = True
                     raise arrival
@@ -58,6 +67,7 @@ class WebSocketClient(Client):
                 yield arrival
         finally:
             del self._open[request_id]
+            self._taken.set()
             if not ended:
                 with suppress(ConnectionLost):
                     await self._send({"type": "cancel", "request_id": request_id})
@@ -92,6 +102,9 @@ class WebSocketClient(Client):
         try:
             async for message in socket:
                 self._arrived(message, time.monotonic_ns())
+                while any(arrivals.qsize() >= MAX_UNREAD for arrivals in self._open.values()):
+                    self._taken.clear()
+                    await self._taken.wait()
         except ConnectionClosed as error:
             reason = str(error)
         for arrivals in self._open.values():

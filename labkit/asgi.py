@@ -72,25 +72,37 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
-class BoundedHeaders(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 parser, which by itself collects headers without a limit."""
+class BoundedLines(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 parser, which by itself collects headers and trailers without a limit."""
 
     _in_headers = True
+    _advanced = False
     _pending = 0
 
     def on_message_begin(self) -> None:
-        self._in_headers, self._pending = True, 0
+        self._in_headers = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
+        self._in_headers, self._advanced = False, True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._advanced = True
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
+        self._advanced = False
         super().data_received(data)
-        self._pending += len(data) if self._in_headers else 0
-        if self._pending > MAX_HEADERS:
+        self._pending = 0 if self._advanced else self._pending + len(data)
+        if self._pending > MAX_HEADERS and self._in_headers:
             self.send_400_response("Request header fields too large.")
+        elif self._pending > MAX_HEADERS:
+            self.transport.close()
 
 
 class AsgiListener:
@@ -111,7 +123,7 @@ class AsgiListener:
         sock = listen(host, port)
         config = uvicorn.Config(
             Guard(self._app, host),
-            http=BoundedHeaders,
+            http=BoundedLines,
             ws="websockets-sansio",
             ws_max_size=MAX_BODY,
             ws_per_message_deflate=False,

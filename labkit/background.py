@@ -27,6 +27,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = new_event_loop()
+        self._closing = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
@@ -49,9 +50,8 @@ class LoopThread:
 
     def close(self, timeout: float = 2.0) -> None:
         """Cancel what still runs and end the thread; safe to call twice."""
-        if self.loop.is_closed():
-            return
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._closing.acquire(blocking=False):  # by whoever is first, and never given back
+            self.loop.call_soon_threadsafe(self.loop.stop)
         if self.thread is not threading.current_thread():
             self.thread.join(timeout)
 

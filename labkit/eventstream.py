@@ -70,7 +70,7 @@ class Parser:
             self._event = value
         elif field == "id" and "\0" not in value:
             self._id = value
-        elif field == "retry" and value.isascii() and value.isdigit():
+        elif field == "retry" and value.isascii() and value.isdigit() and len(value) < 16:
             self.retry = int(value)
         return None
 

@@ -10,9 +10,10 @@ CODES = {413: "too_large", 431: "too_large", 503: "overloaded", 500: "engine_fai
 
 
 def pooled(url: str) -> httpx.AsyncClient:
-    """A client that keeps its connection, waits 10 s for one, and as long as it takes for a token."""
+    """A client that sends JSON, keeps its connection, waits 10 s for one, and for a token as long as it takes."""
     timeout = httpx.Timeout(10.0, read=None)
-    return httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+    headers = {"content-type": "application/json"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
 
 
 def refusal(response: httpx.Response) -> LabkitError:

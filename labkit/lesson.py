@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, TypeVar
@@ -66,7 +67,8 @@ class Messages:
     """A WebSocket on which a chapter sends and receives JSON by hand, without labkit's client."""
 
     def __init__(self, url: str) -> None:
-        self._socket = connect(url, compression=None, proxy=None)
+        self._stack = ExitStack()
+        self._socket = self._stack.enter_context(connect(url, compression=None, proxy=None))
 
     @property
     def open(self) -> bool:
@@ -93,7 +95,7 @@ class Messages:
         return received
 
     def close(self) -> None:
-        self._socket.close()
+        self._stack.close()
 
 
 def chunk_sizes(recording: Recording) -> list[int]:

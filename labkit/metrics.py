@@ -38,7 +38,8 @@ def percentile(values: Sequence[float], p: float) -> float | None:
         raise ValueError(f"a percentile lies within 0 < p <= 100, not {p}")
     if not values:
         return None
-    return sorted(values)[ceil(p / 100 * len(values)) - 1]
+    # Rounded first: 0.28 * 25 is a hair above 7 in floating point, and must not become rank 8.
+    return sorted(values)[ceil(round(p * len(values) / 100, 9)) - 1]
 
 
 def arrivals(recording: Recording) -> list[int]:

@@ -49,7 +49,7 @@ class TokenStream:
         self._closed = False
         self._read_id = -1
         self._read_tokens = 0
-        self._terminal_read = False
+        self._done = False
         self._cut: Failed | Finished | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ class TokenStream:
 
     def pop(self) -> Event | None:
         """The next event if one is there; never waits."""
-        if self._terminal_read:
+        if self._done:
             return None
         if self._events:
             event = self._events.popleft()
@@ -120,13 +120,13 @@ class TokenStream:
             if type(event) is Token:
                 self._read_tokens += 1
             elif type(event) is not Started:
-                self._terminal_read = True
+                self._done = True
             if self._full and len(self._events) <= self.high_water // 2:
                 self._full = False
                 self._on_room()
             return event
         if self._cut is not None:
-            self._terminal_read = True
+            self._done = True
             self._cut.id = self._read_id + 1
             if isinstance(self._cut, Finished):
                 self._cut.completion_tokens = self._read_tokens
@@ -135,7 +135,7 @@ class TokenStream:
     @property
     def exhausted(self) -> bool:
         """Whether the terminal event was read, or the reader has closed the stream."""
-        return self._terminal_read or (self._closed and self._cut is None)
+        return self._done
 
     async def wait(self, timeout: float | None = None) -> None:
         """Return when an event may be there, or after `timeout` seconds."""
@@ -172,7 +172,7 @@ class TokenStream:
 
     def close(self) -> None:
         """The reader has gone: stop the model's work and drop what is buffered."""
-        self._closed = True
+        self._closed = self._done = True
         self._events.clear()
         self._wake()
         self._on_room()

@@ -4,12 +4,14 @@ Encoding is the last thing that a server does before it hands bytes to its trans
 a token's `written` stamp is set.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from labkit.errors import InvalidRequest
 from labkit.events import Answer, Event, Failed, Finished, GenerateRequest, Stamps, Started, Token
 from labkit.proto import inference_pb2 as pb
 
@@ -61,8 +63,21 @@ def request_to_dict(request: GenerateRequest) -> dict[str, Any]:
     return request.model_dump(exclude_defaults=True)
 
 
+def request_to_json(request: GenerateRequest) -> bytes:
+    """As ASCII, so that even text that is no Unicode reaches the server, whose part it is to refuse it."""
+    return json.dumps(request_to_dict(request)).encode()
+
+
 def request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
-    return pb.GenerateRequest(**request_to_dict(request))
+    """As protobuf.
+
+    Raises:
+        InvalidRequest: a field that protobuf cannot hold.
+    """
+    try:
+        return pb.GenerateRequest(**request_to_dict(request))
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(str(error)) from error
 
 
 def request_from_proto(message: pb.GenerateRequest) -> GenerateRequest:

@@ -1,6 +1,7 @@
 """gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
 
 from collections.abc import AsyncIterator
+from typing import NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
@@ -22,6 +23,7 @@ STATUS = {
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "engine_failed": grpc.StatusCode.INTERNAL,
 }
+Context: TypeAlias = "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
 OPTIONS = [
     ("grpc.so_reuseport", 0),  # with it, a second server on the same port would start without a word
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -79,16 +81,21 @@ class GrpcListener:
     async def _generate(
         self,
         message: pb.GenerateRequest,
-        context: "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]",
+        context: Context,
     ) -> AsyncIterator[pb.GenerateReply]:
         try:
             delivery = self._service.generate(wire.request_from_proto(message))
         except LabkitError as error:
-            await context.abort(STATUS[error.code], str(error))
+            await _abort(context, error.code, str(error))
         try:
             async for group in delivery:
                 yield wire.group_to_proto(group)
                 if isinstance(last := group[-1], Failed):
-                    await context.abort(STATUS.get(last.code, grpc.StatusCode.UNKNOWN), last.message)
+                    await _abort(context, last.code, last.message)
         finally:
             await delivery.aclose()
+
+
+async def _abort(context: Context, code: str, message: str) -> NoReturn:
+    """End the call with the status that fits; the code itself travels in the trailing metadata."""
+    await context.abort(STATUS.get(code, grpc.StatusCode.UNKNOWN), message, (("labkit-code", code),))

@@ -61,7 +61,8 @@ class Conversation:
         request_id = None
         try:
             fields = parse(message.get("text"))
-            request_id = fields.get("request_id")
+            named = fields.get("request_id")
+            request_id = named[:64] if isinstance(named, str) else None
             self._dispatch(fields)
         except LabkitError as error:
             reply = {"type": "error", "request_id": request_id, "code": error.code, "message": str(error)}

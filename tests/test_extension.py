@@ -82,7 +82,7 @@ class JSONLinesClient(Client):
     async def chunks(self, request):
         rest = b""
         try:
-            async with self._http.stream("POST", "/generate", json=wire.request_to_dict(request)) as response:
+            async with self._http.stream("POST", "/generate", content=wire.request_to_json(request)) as response:
                 if not response.is_success:
                     await response.aread()
                     raise http.refusal(response)

@@ -7,6 +7,7 @@ more but the server the same.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,11 @@ from labkit.events import Finished, GenerateRequest
 Drain = Callable[[str, int, int], Awaitable[None]]
 
 READ = 64 * 1024
+TAIL = 512
+REFUSAL = re.compile(rb"HTTP/1.1 [345]")
+RAW_END = re.compile(re.escape(raw.END) + rb"$")
+SSE_END = re.compile(rb"\r\n0\r\n\r\n$")
+WEBSOCKET_END = re.compile(rb'"(finished|failed|error)"[^{]*}$')
 PROMPT = "measure"
 
 
@@ -37,23 +43,25 @@ async def _connect(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asynci
         writer.close()
 
 
-async def _until(reader: asyncio.StreamReader, end: bytes, proof: bytes = b"") -> None:
-    """Read up to `end`, which must be the last bytes of the answer, with `proof` shortly before."""
+async def _until(reader: asyncio.StreamReader, end: re.Pattern[bytes], proof: bytes = b"") -> None:
+    """Read until `end` matches the last bytes that came; `proof` of a good answer must be among them."""
     tail = b""
-    while not tail.endswith(end):
+    while not end.search(tail):
         data = await reader.read(READ)
         if not data:
             raise ConnectionLost("the server closed the connection while it was measured")
-        tail = (tail + data)[-512:] if len(data) < 512 else data[-512:]
+        tail = (tail + data)[-TAIL:]
+        if REFUSAL.match(data):
+            raise ConnectionLost(f"the server refused to be measured: {data[:12].decode()}")
     if proof not in tail:
-        raise ConnectionLost(f"the server ended an answer otherwise than by {proof.decode()!r}")
+        raise ConnectionLost("an answer broke off while it was measured")
 
 
 async def _raw(url: str, tokens: int, answers: int) -> None:
     async with _connect(url) as (reader, writer):
         for _ in range(answers):
             writer.write(b"%d\n" % tokens)
-            await _until(reader, raw.END)
+            await _until(reader, RAW_END)
 
 
 def _ask(tokens: int, **more: str) -> bytes:
@@ -67,7 +75,7 @@ async def _sse(url: str, tokens: int, answers: int) -> None:
     async with _connect(url) as (reader, writer):
         for _ in range(answers):
             writer.write(request)
-            await _until(reader, b"\r\n0\r\n\r\n", b"event: finished")
+            await _until(reader, SSE_END, b"event: finished")
 
 
 async def _websocket(url: str, tokens: int, answers: int) -> None:
@@ -83,7 +91,7 @@ async def _websocket(url: str, tokens: int, answers: int) -> None:
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(answers):
             writer.write(frame)
-            await _until(reader, b'"completion_tokens":%d}' % tokens, b'"finished"')
+            await _until(reader, WEBSOCKET_END, b'"finished"')
 
 
 async def _grpc(url: str, tokens: int, answers: int) -> None:
@@ -95,7 +103,7 @@ async def _grpc(url: str, tokens: int, answers: int) -> None:
     # Without a pool of its own, all channels to one address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     async with aio.insecure_channel(url.partition("://")[2], options=options) as channel:
-        generate = channel.unary_stream(
+        generate: aio.UnaryStreamMultiCallable[pb.GenerateRequest, bytes] = channel.unary_stream(
             "/inference.InferenceService/Generate",
             request_serializer=pb.GenerateRequest.SerializeToString,
             response_deserializer=None,

@@ -7,7 +7,7 @@ disturbs both.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
@@ -18,13 +18,12 @@ from labkit import interfaces
 from labkit.background import LoopThread
 from labkit.bench import machine, raw
 from labkit.bench.drains import drain
+from labkit.bench.rounds import Progress, rotated, silent
 from labkit.serving import ProcessServer, serve
 
 TARGETS = MappingProxyType({"sse": 3.0, "websocket": 3.5, "grpc": 8.0})
 TARGET_STREAMS = 64
 PATIENCE_S = 120.0
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ def measure(
     *,
     streams: Sequence[int] = (1, 16, 64),
     tokens: int = 256,
-    rounds: int = 5,
-    cpu_s: float = 0.25,
-    progress: Progress = lambda what, done: None,
+    rounds: int = 7,
+    cpu_s: float = 0.15,
+    progress: Progress = silent,
 ) -> Transport:
     """Measure; about 15 s for each number of streams.
 
@@ -82,12 +81,6 @@ def measure(
                     taken[name].append(bench.us_per_token(name, count, answers[name]))
             costs += [_cost(name, count, answers[name], taken) for name in bench.names]
     return Transport(tokens, rounds, costs)
-
-
-def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """The same names, begun one further on in every turn."""
-    start = turn % len(names)
-    return [*names[start:], *names[:start]]
 
 
 def _cost(name: str, streams: int, answers: int, taken: dict[str, list[float]]) -> Cost:

@@ -1,0 +1,46 @@
+"""Fixtures of all tests: none may leave a thread or a child process behind."""
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from labkit import interfaces
+
+PATIENCE_S = 3.0
+
+
+def _leaks(threads: set[threading.Thread], children: set[int]) -> list[str]:
+    here = set(threading.enumerate()) - threads
+    left = [f"thread {thread.name}" for thread in here if thread.name.startswith("labkit-")]
+    for child in psutil.Process().children(recursive=True):
+        if child.pid in children:
+            continue
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE:
+                left.append(f"process {child.pid}: {' '.join(child.cmdline())}")
+        except psutil.NoSuchProcess:
+            pass
+    return left
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test after which a thread called `labkit-*` or a child process still runs."""
+    threads = set(threading.enumerate())
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    end = time.monotonic() + PATIENCE_S
+    while (left := _leaks(threads, children)) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.02)
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+@pytest.fixture(params=interfaces.names())
+def interface(request: pytest.FixtureRequest) -> str:
+    """Every interface that has a server and a client, whoever's package brought it."""
+    return str(request.param)

@@ -1,0 +1,180 @@
+"""The chapters as files: compared for real, readable without a kernel, and with exercises that can be solved.
+
+That they run and still show what they say is nbval's part (`make test`).
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
+MEASURED = "nbval-ignore-output"
+
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def cells(path: Path) -> list[Any]:
+    return list(nbformat.read(path, as_version=4).cells)
+
+
+def code(path: Path) -> list[Any]:
+    return [cell for cell in cells(path) if cell.cell_type == "code"]
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in cells(path) if cell.cell_type == "markdown")
+
+
+@every_chapter
+def test_every_cell_was_run_in_order(path: Path) -> None:
+    """Without an execution count nbval compares nothing."""
+    assert [cell.execution_count for cell in code(path)] == list(range(1, len(code(path)) + 1))
+
+
+@every_chapter
+def test_enough_is_compared_and_nothing_is_skipped(path: Path) -> None:
+    tags = [set(cell.metadata.get("tags", [])) for cell in code(path)]
+    strict = [cell for cell, its in zip(code(path), tags, strict=True) if cell.outputs and not its]
+    assert len(strict) >= 3
+    assert set().union(*tags) <= {MEASURED}
+
+
+@every_chapter
+def test_what_is_measured_is_asserted(path: Path) -> None:
+    """After the last cell whose output is ignored there is a finding, or an assertion, on what it measured."""
+    sources = [cell.source for cell in code(path)]
+    measured = [i for i, cell in enumerate(code(path)) if MEASURED in cell.metadata.get("tags", [])]
+    assert measured
+    assert any("finding(" in source for source in sources[measured[0] :])
+
+
+@every_chapter
+def test_a_chapter_has_its_parts(path: Path) -> None:
+    text = prose(path)
+    for part in (
+        "**The question.**",
+        "**Takes**",
+        "## Predict",
+        "## Watch",
+        "**What you found.**",
+        "## Exercise",
+    ):
+        assert part in text, f"{path.name} has no {part}"
+
+
+@every_chapter
+def test_it_reads_without_a_kernel(path: Path) -> None:
+    outputs = [output for cell in code(path) for output in cell.outputs]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert "image/png" in kinds
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
+    assert "error" not in {output.output_type for output in outputs}
+
+
+@every_chapter
+def test_functions_in_a_chapter_are_short(path: Path) -> None:
+    tree = ast.parse("\n".join(cell.source for cell in code(path)))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 10] == []
+
+
+@every_chapter
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", prose(path))
+    assert [link for link in links if not (NOTEBOOKS / link).exists()] == []
+
+
+WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
+# Of each chapter's exercise: the variable, an answer that is right, one that is wrong, and the cells before it
+# that it needs, by what they contain.
+EXERCISES = {
+    "00": ("my_policy", '"tokens:6"', '"tokens:5"', ["from labkit.lesson"]),
+    "03": ("my_max_tokens", "40", "41", ["from labkit.lesson"]),
+    "06": (
+        "my_bytes",
+        r'b"data: a\r\n\r\ndata: b\r\n\r\n"',
+        r'b"data: a\n\n"',
+        ["from labkit.", "def parsed", "def naive"],
+    ),
+    "09": ("my_function", WORDS, 'lambda ms: {"x": "", "y": ""}', ["from labkit.lesson"]),
+    "12": (
+        "my_bytes",
+        r'b"\x0a\x08\x08\x05\x1a\x04\x0a\x02ok"',
+        r'b"\x0a\x02\x08\x05"',
+        ["from labkit.lesson"],
+    ),
+}
+
+
+@every_chapter
+def test_the_exercise_can_be_solved_and_knows_a_wrong_answer(path: Path) -> None:
+    variable, right, wrong, needed = EXERCISES[path.stem[:2]]
+    sources = [cell.source for cell in code(path)]
+    exercise = next(source for source in sources if f"{variable} = ..." in source)
+    scope: dict[str, Any] = {}
+    try:
+        for source in sources[: sources.index(exercise)]:
+            if any(part in source for part in needed):
+                exec(source, scope)
+        verdicts = [verdict(exercise, variable, answer, scope) for answer in ("...", wrong, right)]
+    finally:
+        if "server" in scope:
+            scope["server"].stop()
+    assert verdicts == ["Put your answer in place of ... and run the cell again.", "Not yet", "Solved."]
+
+
+def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) -> str:
+    """The last line of what the exercise says to an answer."""
+    *statements, last = ast.parse(exercise.replace(f"{variable} = ...", f"{variable} = {answer}", 1)).body
+    exec(compile(ast.Module(statements, []), "exercise", "exec"), scope)
+    assert isinstance(last, ast.Expr)
+    shown = repr(eval(compile(ast.Expression(last.value), "exercise", "eval"), scope))
+    return shown.splitlines()[-1].partition(":")[0]
+
+
+DROP_A_TOKEN = """
+import labkit.stream
+token = labkit.stream.TokenStream.token
+def lossy(self, *given):
+    token(self, *given) if self.produced != 9 else setattr(self, "produced", 10)
+labkit.stream.TokenStream.token = lossy
+"""
+
+
+def nbval(path: Path, **env: str) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-cell-timeout",
+        "120",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    result = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, env={**os.environ, **env}, cwd=path.parent
+    )
+    return result.stdout
+
+
+def test_a_lost_token_fails_a_chapter(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DROP_A_TOKEN)
+    assert " failed" in nbval(NOTEBOOKS / "06_sse.ipynb", PYTHONPATH=str(tmp_path))
+
+
+def test_another_seed_fails_a_chapter(tmp_path: Path) -> None:
+    path = tmp_path / "changed.ipynb"
+    source = (NOTEBOOKS / "03_rest.ipynb").read_text()
+    assert '\\"seed\\": 3' in source
+    path.write_text(source.replace('\\"seed\\": 3', '\\"seed\\": 4'))
+    assert " failed" in nbval(path)

@@ -1,0 +1,90 @@
+"""The sampler: which tokens it may draw, how often, and that a seed repeats."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from labkit.engine.sampling import Sampler
+
+DRAWS = 3000
+
+
+def logits_of(size: int = 50, seed: int = 0) -> Tensor:
+    return 2 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def expected(logits: Tensor, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """The chance of each token, written down without torch."""
+    scaled = logits.double().numpy() / temperature
+    order = np.argsort(-scaled)
+    if top_k:
+        order = order[:top_k]
+    chances = np.exp(scaled[order] - scaled[order].max())
+    chances /= chances.sum()
+    count = 1
+    while chances[:count].sum() < top_p and count < len(chances):
+        count += 1
+    result = np.zeros(len(scaled))
+    result[order[:count]] = chances[:count] / chances[:count].sum()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (1.0, 0, 1.0),
+        (0.5, 0, 1.0),
+        (2.0, 0, 1.0),
+        (1.0, 5, 1.0),
+        (1.0, 1, 1.0),
+        (1.0, 500, 1.0),
+        (1.0, 0, 0.7),
+        (0.8, 0, 0.01),
+        (1.5, 8, 0.9),
+    ],
+)
+def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: float) -> None:
+    logits = logits_of()
+    chances = expected(logits, temperature, top_k, top_p)
+    sampler = Sampler(temperature, top_k, top_p, seed=11)
+    drawn = np.bincount([sampler.sample(logits) for _ in range(DRAWS)], minlength=len(logits))
+    assert set(np.flatnonzero(drawn)) <= set(np.flatnonzero(chances))
+    assert set(np.flatnonzero(chances > 0.005)) <= set(np.flatnonzero(drawn))
+    assert np.abs(drawn / DRAWS - chances).max() < 4 * np.sqrt(0.25 / DRAWS)
+
+
+def test_zero_temperature_is_greedy_whatever_the_rest() -> None:
+    for seed in range(20):
+        logits = logits_of(seed=seed)
+        best = int(np.argmax(logits.numpy()))
+        assert Sampler(0, 0, 1.0, seed).sample(logits) == best
+        assert Sampler(0, 3, 0.5, seed).sample(logits) == best
+
+
+def test_tiny_temperature_does_not_overflow() -> None:
+    logits = logits_of()
+    assert Sampler(1e-40, 0, 1.0, 0).sample(logits) == int(logits.argmax())
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (10, 1.0), (0, 0.9), (10, 0.9)])
+def test_seed_repeats_and_other_seeds_differ(top_k: int, top_p: float) -> None:
+    def draws(seed: int) -> list[int]:
+        sampler = Sampler(1.0, top_k, top_p, seed)
+        torch.rand(seed + 1)  # the global generator has no part in it
+        return [sampler.sample(logits_of(seed=n)) for n in range(50)]
+
+    assert draws(4) == draws(4)
+    assert draws(4) != draws(5)
+
+
+def test_logits_are_left_alone() -> None:
+    logits = logits_of()
+    Sampler(0.7, 5, 0.9, 0).sample(logits)
+    assert torch.equal(logits, logits_of())
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(-1, 0, 1), (1, -1, 1), (1, 0, 0), (1, 0, 1.1)])
+def test_settings_out_of_range_are_refused(temperature: float, top_k: int, top_p: float) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        Sampler(temperature, top_k, top_p, 0)
