@@ -169,14 +169,14 @@ class ThreadServer(Server):
     def start(self) -> None:
         if self._running is not None:
             return
-        running = _Running(self._create, self._engine, self._flush, self.name)
+        running = _Running(self._engine, self._flush, self.name)
         try:
-            port = running.thread.run(running.listener.start(self.host, self.port), START_S)
+            port = running.thread.run(running.open(self._create, self.host, self.port), START_S)
         except BaseException:
             running.stop()
             raise
         self._running = running
-        self._opened(running.listener.scheme, port)
+        self._opened(running.scheme, port)
         self._finalizer = weakref.finalize(self, running.stop)
 
     def stop(self) -> None:
@@ -198,12 +198,19 @@ class ThreadServer(Server):
 class _Running:
     """What a started `ThreadServer` holds, without a reference to it: a forgotten server is collected."""
 
-    def __init__(self, create: Create, engine: Engine | str, flush: str, name: str) -> None:
+    def __init__(self, engine: Engine | str, flush: str, name: str) -> None:
         policy: FlushPolicy = parse_policy(flush)
         self.owned = create_engine(engine) if isinstance(engine, str) else None
         self.service = Service(self.owned or engine, policy)  # type: ignore[arg-type]
         self.thread = LoopThread(f"labkit-{name}")
-        self.listener: Listener = self.thread.run(_call(create, self.service))
+        self.scheme = ""
+        self._listener: Listener | None = None
+
+    async def open(self, create: Create, host: str, port: int) -> int:
+        """Make the server on its own loop and start it; returns the port."""
+        self._listener = create(self.service)
+        self.scheme = self._listener.scheme
+        return await self._listener.start(host, port)
 
     def stop(self) -> None:
         if threading.current_thread() is self.thread.thread:
@@ -221,11 +228,8 @@ class _Running:
         deadline = asyncio.get_running_loop().time() + FAREWELL_S
         while self.service.open_streams and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.005)
-        await self.listener.stop()
-
-
-async def _call(create: Create, service: Service) -> Listener:
-    return create(service)
+        if self._listener is not None:
+            await self._listener.stop()
 
 
 class ProcessServer(Server):

@@ -42,7 +42,8 @@ def test_the_plan_names_every_module() -> None:
 
 def test_every_dependency_is_pinned_and_has_its_reason() -> None:
     plan = (ROOT / "ARCHITECTURE.md").read_text()
-    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     project = PYPROJECT["project"]
     runtime = [requirement.partition(";")[0].strip().lower() for requirement in project["dependencies"]]
     development = [requirement.lower() for requirement in project["optional-dependencies"]["dev"]]
