@@ -23,7 +23,9 @@ class SSEClient(Client):
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         parser = Parser()
         try:
-            async with self._http.stream("POST", "/generate", content=wire.request_to_json(request)) as response:
+            async with self._http.stream(
+                "POST", "/generate", content=wire.request_to_json(request)
+            ) as response:
                 if not response.is_success:
                     await response.aread()
                     raise http.refusal(response)

@@ -17,7 +17,6 @@ from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.events import Event, Failed, Finished, GenerateRequest
 
-
 MAX_UNREAD = 64
 
 
@@ -66,13 +65,14 @@ class WebSocketClient(Client):
                 ended = isinstance(arrival.events[-1], Finished | Failed)
                 yield arrival
         finally:
-            del self._open[request_id]
+            self._open.pop(request_id, None)
             self._taken.set()
             if not ended:
                 with suppress(ConnectionLost):
                     await self._send({"type": "cancel", "request_id": request_id})
 
     async def aclose(self) -> None:
+        self._lost("the client was closed")
         if self._socket is not None:
             await self._socket.close()
         if self._reader is not None:
@@ -107,8 +107,13 @@ class WebSocketClient(Client):
                     await self._taken.wait()
         except ConnectionClosed as error:
             reason = str(error)
+        self._lost(reason)
+
+    def _lost(self, reason: str) -> None:
         for arrivals in self._open.values():
             arrivals.put_nowait(ConnectionLost(f"{self.name}: {reason}"))
+        self._open.clear()
+        self._taken.set()
 
     def _arrived(self, message: str | bytes, received_ns: int) -> None:
         replies = msgspec.json.decode(message, type=Reply | list[Reply])

@@ -75,34 +75,29 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
 class BoundedLines(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 parser, which by itself collects headers and trailers without a limit."""
 
-    _in_headers = True
-    _advanced = False
-    _pending = 0
-
-    def on_message_begin(self) -> None:
-        self._in_headers = True
-        super().on_message_begin()
+    _pending = 0  # bytes since the headers, a piece of the body or the message was last complete
 
     def on_headers_complete(self) -> None:
-        self._in_headers, self._advanced = False, True
+        self._pending = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._advanced = True
+        self._pending = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._advanced = True
+        self._pending = 0
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        self._advanced = False
+        self._pending += len(data)
         super().data_received(data)
-        self._pending = 0 if self._advanced else self._pending + len(data)
-        if self._pending > MAX_HEADERS and self._in_headers:
+        if self._pending <= MAX_HEADERS or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # trailers, or the next request's headers, while a response is under way
+        else:
             self.send_400_response("Request header fields too large.")
-        elif self._pending > MAX_HEADERS:
-            self.transport.close()
 
 
 class AsgiListener:

@@ -49,6 +49,8 @@ app = typer.Typer(
 
 
 def main() -> None:
+    # gRPC's core writes log lines of its own about what labkit reports as an error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="labkit")
 
 

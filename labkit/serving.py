@@ -69,8 +69,7 @@ def serve(
     else:
         server = ThreadServer(name, create, engine, host, port, flush)
     server.start()
-    if port:
-        _by_port[port] = server
+    _by_port[server.port] = server
     return server
 
 

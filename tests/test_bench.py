@@ -1,6 +1,7 @@
 """Benchmarks at tiny sizes: their structure, that what they divide by is there, and that failures show."""
 
 import asyncio
+import io
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from test_cli import labkit as command
 
 import labkit
 from labkit import interfaces, report
@@ -16,11 +18,10 @@ from labkit.bench import machine, memory, raw, ruler, suite, transport
 from labkit.bench.drains import drain
 from labkit.bench.rounds import rotated
 from labkit.errors import LabkitError
-from tests.test_cli import labkit as command
 
 
 def shown(*parts: object) -> str:
-    console = Console(width=80, record=True, file=open(os.devnull, "w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(*parts)
     return console.export_text()
 
@@ -34,9 +35,8 @@ def test_the_order_turns_and_leaves_nobody_out() -> None:
 def test_transport_divides_every_interface_by_raw_in_the_same_round() -> None:
     result = transport.measure(streams=(1, 2), tokens=16, rounds=2, cpu_s=0.005)
     names = ["raw", *interfaces.names()]
-    assert [(cost.interface, cost.streams) for cost in result.costs] == [
-        (n, s) for s in (1, 2) for n in names
-    ]
+    measured = [(cost.interface, cost.streams) for cost in result.costs]
+    assert measured == [(name, streams) for streams in (1, 2) for name in names]
     for cost in result.costs:
         assert len(cost.rounds_us) == 2
         assert min(cost.rounds_us) > 0
@@ -113,14 +113,12 @@ def test_bench_writes_machine_parameters_rounds_and_medians(tmp_path: Path) -> N
     assert figures["parameters"]["interfaces"] == ["sse"]
     assert figures["machine"]["versions"]["labkit"]
     assert figures["memory"] is None
-    assert all(
-        len(cost["rounds_us"]) == figures["transport"]["rounds"] for cost in figures["transport"]["costs"]
-    )
+    measured = figures["transport"]
+    assert all(len(cost["rounds_us"]) == measured["rounds"] for cost in measured["costs"])
 
 
 def test_results_become_json() -> None:
-    results = suite.Results(
-        machine.describe(), {}, memory=memory.Memory(1, [memory.Weight("raw", [0], [1], 2.0)])
-    )
+    weight = memory.Weight("raw", [0], [1], 2.0)
+    results = suite.Results(machine.describe(), {}, memory=memory.Memory(1, [weight]))
     assert json.loads(json.dumps(results.to_json()))["memory"]["weights"][0]["kib_per_stream"] == 2.0
     assert asdict(results) == results.to_json()

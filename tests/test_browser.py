@@ -1,12 +1,14 @@
 """Chapter 00 as a person meets it: real JupyterLab in real Chromium, run, turn a knob, watch it change."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -16,10 +18,14 @@ from playwright.sync_api import Locator, Page, sync_playwright
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-FLAGS = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 TOKENS = 200
 SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder to leave screenshots in, for whoever wants to look
 
@@ -46,24 +52,18 @@ pytestmark = [
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """JupyterLab on a copy of the notebooks; yields the chapter's address."""
+    """`labkit lab` as on a machine without a screen, on a copy of the notebooks; yields the chapter's address."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    command += [
-        "--port=0",
-        "--LabApp.expose_app_in_browser=True",
-        f"--ServerApp.root_dir={tmp_path / 'notebooks'}",
-    ]
+    config = {"LabApp": {"expose_app_in_browser": True}, "ServerApp": {"root_dir": str(tmp_path)}}
+    (tmp_path / "jupyter_lab_config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "labkit", "lab", "--no-browser", "--notebooks", str(tmp_path / "notebooks")]
     env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path)}
-    log = tmp_path / "lab.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, env=env)
-    while not (found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\?(token=\w+)", log.read_text())):
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.1)
-    yield f"{found[1]}/lab/tree/{CHAPTER}?{found[2]}"
-    process.terminate()
-    process.wait(20)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    yield next(line for line in process.stdout if "http://" in line).split()[-1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    process.stdout.close()
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
 
 def jumps(counts: list[int]) -> list[int]:
     """By how much the counter rose, each time it did."""
-    return [later - earlier for earlier, later in zip(counts, counts[1:], strict=False) if later > earlier]
+    return [later - earlier for earlier, later in pairwise(counts) if later > earlier]
 
 
 def plotted(page: Page) -> str:

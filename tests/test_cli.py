@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import ask, connect
 
 from labkit import doctor, interfaces, lab, terminal
 from labkit.engine import ENGINES
 from labkit.errors import LabkitError, StartError
-from tests.support import ask, connect
 
 PATIENCE_S = 20.0
 SLOW = "scripted:tokens=4000,interval_ms=20"

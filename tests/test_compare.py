@@ -1,5 +1,6 @@
 """Comparing the interfaces: the same text, an order that turns, medians of raw figures, a verdict."""
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from test_cli import labkit
 from typer.testing import CliRunner
 
 from labkit import compare, interfaces, report
@@ -15,7 +17,6 @@ from labkit.bench.rounds import rotated
 from labkit.cli import app
 from labkit.compare import Comparison, Run
 from labkit.errors import EngineFailed, InvalidRequest, StartError
-from tests.test_cli import labkit
 
 ENGINE = "scripted:tokens=64,interval_ms=5"
 
@@ -119,7 +120,7 @@ def test_texts_that_change_between_repeats_are_not_the_same() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_and_shows_a_dash_where_a_figure_is_undefined(width: int) -> None:
     made = unlike()
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))
+    console = Console(width=width, record=True, file=io.StringIO())
     large = {"ttft_ms": 98_765.4, "itl_p50_ms": 123.4, "itl_p99_ms": 9_876.5, "icl_p50_ms": 123.4}
     made.runs = [run("rest", "a"), run("sse", "a", **large, tpot_ms=123.4, e2e_ms=98_765.4), run("grpc", "a")]
     made.bytes["sse"] = 1_000, 9_999_000

@@ -81,8 +81,9 @@ class JSONLinesClient(Client):
 
     async def chunks(self, request):
         rest = b""
+        body = wire.request_to_json(request)
         try:
-            async with self._http.stream("POST", "/generate", content=wire.request_to_json(request)) as response:
+            async with self._http.stream("POST", "/generate", content=body) as response:
                 if not response.is_success:
                     await response.aread()
                     raise http.refusal(response)

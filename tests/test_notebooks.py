@@ -49,7 +49,7 @@ def test_enough_is_compared_and_nothing_is_skipped(path: Path) -> None:
 
 @every_chapter
 def test_what_is_measured_is_asserted(path: Path) -> None:
-    """After the last cell whose output is ignored there is a finding, or an assertion, on what it measured."""
+    """Where outputs are ignored, because they hold figures, a finding on them follows."""
     sources = [cell.source for cell in code(path)]
     measured = [i for i, cell in enumerate(code(path)) if MEASURED in cell.metadata.get("tags", [])]
     assert measured
@@ -93,8 +93,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
-# Of each chapter's exercise: the variable, an answer that is right, one that is wrong, and the cells before it
-# that it needs, by what they contain.
+# Of each chapter's exercise: the variable, an answer that is right, one that is wrong, and what cells it
+# needs, by what they contain.
 EXERCISES = {
     "00": ("my_policy", '"tokens:6"', '"tokens:5"', ["from labkit.lesson"]),
     "03": ("my_max_tokens", "40", "41", ["from labkit.lesson"]),

@@ -21,8 +21,8 @@ ENDLESS = "scripted:tokens=60000,interval_ms=5"
 PARENT = """
 import sys, labkit
 server = labkit.serve(sys.argv[1], "scripted:tokens=60000,interval_ms=5", isolation="process")
-print(server.pid, server.url, flush=True)
 try:
+    print(server.pid, server.url, flush=True)
     sys.stdin.read()
 except KeyboardInterrupt:
     print("interrupted", flush=True)

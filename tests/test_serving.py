@@ -55,8 +55,9 @@ def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> Non
     """Two that share a port would each get some of the connections, without a word."""
     create = interfaces.server(interface)
     with ThreadServer(interface, create, QUICK, "127.0.0.1", 0, "token") as first:
+        second = ThreadServer(interface, create, QUICK, "127.0.0.1", first.port, "token")
         with pytest.raises(StartError, match="in use"):
-            ThreadServer(interface, create, QUICK, "127.0.0.1", first.port, "token").start()
+            second.start()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,6 @@ async def _websocket(url: str, tokens: int, answers: int) -> None:
 
 
 async def _grpc(url: str, tokens: int, answers: int) -> None:
-    import grpc
     from grpc import aio
 
     from labkit.proto import inference_pb2 as pb
@@ -108,12 +107,12 @@ async def _grpc(url: str, tokens: int, answers: int) -> None:
             request_serializer=pb.GenerateRequest.SerializeToString,
             response_deserializer=None,
         )
-        for _ in range(answers):
-            call = generate(pb.GenerateRequest(prompt=PROMPT, max_tokens=tokens))
-            async for _reply in call:
-                pass
-            if await call.code() is not grpc.StatusCode.OK:
-                raise ConnectionLost(f"grpc: {await call.details()}")
+        try:
+            for _ in range(answers):
+                async for _reply in generate(pb.GenerateRequest(prompt=PROMPT, max_tokens=tokens)):
+                    pass
+        except aio.AioRpcError as error:
+            raise ConnectionLost(f"grpc: {error.details()}") from None
 
 
 def _own_client(interface: str) -> Drain:

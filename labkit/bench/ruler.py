@@ -7,7 +7,7 @@ a first token that is received d ms after the server wrote it makes the measured
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
 from labkit import interfaces
@@ -90,16 +90,15 @@ def _errors(
     ask = GenerateRequest(prompt="measure", max_tokens=tokens, stamps=True)
     engine = f"scripted:tokens={tokens},interval_ms={interval_ms:g}"
     taken: dict[str, list[Recording]] = {name: [] for name in names}
-    loop = LoopThread("labkit-bench")
-    try:
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(serve(name, engine, isolation="process")) for name in names}
+        loop = LoopThread("labkit-bench")
+        stack.callback(loop.close)
         for turn in range(TURNS):
+            share = requests * (turn + 1) // TURNS - requests * turn // TURNS
             for index, name in enumerate(rotated(names, turn)):
                 progress(f"ruler: {name}", (turn + index / len(names)) / TURNS * 0.8)
-                share = requests * (turn + 1) // TURNS - requests * turn // TURNS
-                with serve(name, engine, isolation="process") as server:
-                    taken[name] += loop.run(_record(interfaces.client(name), server.url, ask, share))
-    finally:
-        loop.close()
+                taken[name] += loop.run(_record(interfaces.client(name), servers[name].url, ask, share))
     return [_error(name, taken[name]) for name in names]
 
 
