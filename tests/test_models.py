@@ -163,7 +163,8 @@ def test_stories_repeat_by_seed_and_differ_otherwise() -> None:
     "sentence",
     [
         "Mia went home the.",
-        "mia went home happy.",
+        "the farmer let them in and gave them soup.",
+        "They looked under the bench and over the gate.",
         "Mia went home happy",
         "One warm morning, Mia met Mia at the park.",  # a friend has another name
         "But Leo forgot the time, and it all burnt. Smoke",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+GREEDY_BELOW = 1e-5  # a smaller temperature draws the same token, if its division does not overflow
+
 
 class Sampler:
     """Draws token ids; two samplers with the same settings and seed draw the same ids from the same logits.
@@ -21,7 +23,7 @@ class Sampler:
     @torch.inference_mode()
     def sample(self, logits: Tensor) -> int:
         """Return a token id for logits [V]."""
-        if self.temperature == 0:
+        if self.temperature < GREEDY_BELOW:
             return int(logits.argmax())
         if not self.top_k and self.top_p == 1:
             return self._draw(self._chances(logits))
@@ -34,8 +36,7 @@ class Sampler:
         return int(ids[self._draw(chances)])
 
     def _chances(self, logits: Tensor) -> Tensor:
-        # less the maximum, so that a tiny temperature cannot overflow
-        return ((logits - logits.max()) / self.temperature).softmax(dim=0)
+        return (logits / self.temperature).softmax(dim=0)
 
     def _draw(self, chances: Tensor) -> int:
         return int(torch.multinomial(chances, 1, generator=self._generator))

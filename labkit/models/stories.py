@@ -13,7 +13,7 @@ them in two.
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def _write(symbol: str, hero: str, cast: dict[str, str], rng: random.Random) -> 
     text = SYMBOL.sub(lambda found: _write(found[1], hero, cast, rng), text)
     if not symbol.isupper():
         return text
-    if text in cast.values():  # the hero is not his own friend
+    if text in cast.values():  # a mouse meets no second mouse
         return _write(symbol, hero, cast, rng)
     cast[symbol] = text
     return text
@@ -126,13 +126,12 @@ def parse(sentence: str) -> dict[str, str] | None:
     if not sentence or _capital(sentence) != sentence:
         return None
     forms = (sentence, sentence[0].lower() + sentence[1:])
-    matches = [(pattern.fullmatch(form), hero) for pattern, hero in _recogniser() for form in forms]
-    casts = [(match.groupdict(), hero) for match, hero in matches if match]
-    casts = [(cast, hero) for cast, hero in casts if len(set(cast.values())) == len(cast)]
-    if not casts:
+    found = [(pattern.fullmatch(form), hero) for pattern, hero in _recogniser() for form in forms]
+    matches = {hero: match for match, hero in found if match}
+    if not matches:
         return None
-    heroes = {hero for _, hero in casts}
-    return casts[0][0] | ({"hero": heroes.pop()} if len(heroes) == 1 else {})
+    hero, match = matches.popitem()
+    return match.groupdict() | ({} if matches else {"hero": hero})
 
 
 def is_grammatical(sentence: str) -> bool:
@@ -140,8 +139,12 @@ def is_grammatical(sentence: str) -> bool:
     return parse(sentence) is not None
 
 
-def keeps_its_cast(text: str) -> bool:
-    """Whether a story's grammatical sentences agree on names, pronouns, things and places."""
+def keeps_its_cast(text: str, symbols: Collection[str] = ()) -> bool:
+    """Whether a story's grammatical sentences agree on who and what they are about.
+
+    ``symbols`` are the parts to look at, such as ``("NAME", "hero")``; by default all of them.
+    """
     cast: dict[str, str] = {}
     facts = [fact for sentence in sentences(text) for fact in (parse(sentence) or {}).items()]
+    facts = [fact for fact in facts if not symbols or fact[0] in symbols]
     return all(cast.setdefault(symbol, value) == value for symbol, value in facts)

@@ -8,7 +8,7 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,8 +22,10 @@ from labkit.models.text import DEFAULT_WEIGHTS, WEIGHTS_FILE, TextConfig, TextMo
 from labkit.models.tokenizer import TOKENIZER_FILE, Tokenizer
 
 VOCAB_SIZE = 1024
-BATCH = 4
-PEAK_RATE = 4e-3
+BATCH_TOKENS = 2048
+SHORT_ROW = 128
+SHORT_SHARE = 0.75
+PEAK_RATE = 3e-3
 WARM_UP = 50
 HELD_OUT = 300
 TEMPERATURE = 0.8
@@ -39,6 +41,7 @@ class Report:
     train_loss: float
     held_out_loss: float
     grammatical: float
+    keeps_hero: float
     keeps_cast: float
     samples: tuple[str, ...]
 
@@ -46,15 +49,14 @@ class Report:
 def train(steps: int, story_count: int, seed: int, out: Path, samples: int = 200) -> Report:
     """Train on ``story_count`` stories and write weights, tokenizer and model card into ``out``.
 
-    Sets torch to one thread. The files appear together at the end; an interrupted run leaves none.
+    The files appear together at the end; an interrupted run leaves none.
     """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # vanishing gradients are denormal numbers, which are 10 times slower
     torch.manual_seed(seed)
     began = time.monotonic()
     tokenizer = Tokenizer.train(stories.corpus(min(story_count, 10_000), seed), VOCAB_SIZE)
     model = TextModel(TextConfig(vocab_size=tokenizer.vocab_size))
-    train_loss = fit(model, rows(story_count, seed, tokenizer, model.config.context), steps)
+    lengths = (SHORT_ROW, model.config.context)
+    train_loss = fit(model, [rows(story_count, seed, tokenizer, length) for length in lengths], steps)
     minutes = (time.monotonic() - began) / 60
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
@@ -69,29 +71,32 @@ def train(steps: int, story_count: int, seed: int, out: Path, samples: int = 200
     return report
 
 
-def rows(story_count: int, seed: int, tokenizer: Tokenizer, context: int) -> Tensor:
-    """Return token ids [N, context + 1]; each row starts with a story and packs as many as it can."""
+def rows(story_count: int, seed: int, tokenizer: Tokenizer, length: int) -> Tensor:
+    """Return token ids [N, length + 1]; each row starts with a story and packs as many as it can."""
 
     def cut() -> Iterator[list[int]]:
         row: list[int] = []
         for text in stories.corpus(story_count, seed):
             row += [*tokenizer.encode(text), tokenizer.eos_id]
-            if len(row) > context:
-                yield row[: context + 1]
+            if len(row) > length:
+                yield row[: length + 1]
                 row = []
 
     return torch.tensor(list(cut()))
 
 
-def fit(model: TextModel, data: Tensor, steps: int) -> float:
-    """Train in place with AdamW, warm-up and a cosine to zero; return the mean loss of the last tenth."""
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    epochs = math.ceil(steps * BATCH / len(data))
-    order = torch.cat([torch.randperm(len(data)) for _ in range(epochs)])
+def fit(model: TextModel, data: Sequence[Tensor], steps: int) -> float:
+    """Train in place with AdamW, warm-up and a cosine to zero; return the mean loss of the last tenth.
+
+    The first of the two sets of rows is short: what belongs together is easier to find among fewer tokens.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.05, fused=True)
+    short_steps = int(steps * SHORT_SHARE)
+    todo = chain(batches(data[0], short_steps), batches(data[1], steps - short_steps))
     losses: list[float] = []
     began = time.monotonic()
-    for step in range(steps):
-        loss = loss_of(model, data[order[step * BATCH : (step + 1) * BATCH]])
+    for step, batch in enumerate(todo):
+        loss = loss_of(model, batch)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -103,6 +108,14 @@ def fit(model: TextModel, data: Tensor, steps: int) -> float:
             print(f"step {step + 1:5}/{steps}  loss {losses[-1]:.3f}  {left:4.0f} s left", flush=True)
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
+
+
+def batches(data: Tensor, count: int) -> Iterator[Tensor]:
+    """Yield ``count`` batches of rows in random order, each row once before any comes again."""
+    size = BATCH_TOKENS // (data.shape[1] - 1)
+    rounds = 1 + count * size // len(data)
+    order = torch.cat([torch.randperm(len(data)) for _ in range(rounds)])
+    return (data[order[n * size : (n + 1) * size]] for n in range(count))
 
 
 def rate(step: int, steps: int) -> float:
@@ -131,6 +144,7 @@ def examine(
         train_loss=train_loss,
         held_out_loss=held_out,
         grammatical=sum(map(stories.is_grammatical, found)) / len(found),
+        keeps_hero=sum(stories.keeps_its_cast(text, ("NAME", "hero")) for text in texts) / len(texts),
         keeps_cast=sum(map(stories.keeps_its_cast, texts)) / len(texts),
         samples=tuple(texts[: len(PROMPTS)]),
     )
@@ -160,7 +174,8 @@ def model_card(report: Report, options: str) -> str:
 - **Model**: decoder-only, {report.parameters:,} parameters, context of 512 tokens, saved as bfloat16.
 - **Loss** (nats a token): {report.train_loss:.3f} in training, {report.held_out_loss:.3f} on unseen stories.
 - **Samples** at temperature {TEMPERATURE}: {report.grammatical:.1%} of the sentences are grammatical (the
-  grammar can write them); {report.keeps_cast:.1%} of the stories keep names, pronouns and things to the end.
+  grammar can write them); {report.keeps_hero:.1%} of the stories keep the hero's name and pronoun to the end;
+  {report.keeps_cast:.1%} keep every name, animal, thing and place.
 
 ## Samples
 
@@ -168,26 +183,28 @@ def model_card(report: Report, options: str) -> str:
 
 ## Limits
 
-It knows nothing but these stories: no facts, no language but English, no instructions beyond "Tell me a story
-about Mia." or "Write a story about a robot." On other prompts it drifts into a story or into babble. It is a
-thing to stream and to measure, not an assistant.
+It knows nothing but these stories: no facts, no language but English, and one instruction, "Tell me a story
+about Mia." and a line break. It seldom heeds a request for a kind of hero ("a robot"). On other prompts it
+drifts into a story or into babble. It is a thing to stream and to measure, not an assistant.
 """
 
 
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m labkit.models.train", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1400, help="steps of 4 x 512 tokens (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1600, help="steps of 2,048 tokens (%(default)s)")
     parser.add_argument("--stories", type=int, default=40_000, help="how many to learn from (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=DEFAULT_WEIGHTS)
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # vanishing gradients are denormal numbers, which are 10 times slower
     try:
         report = train(options.steps, options.stories, options.seed, options.out)
     except KeyboardInterrupt:
         raise SystemExit("interrupted: nothing was saved") from None
     print(f"held-out loss {report.held_out_loss:.3f}, {report.grammatical:.1%} of sentences grammatical")
-    print(f"{report.keeps_cast:.1%} of stories keep their cast; saved in {options.out}")
+    print(f"{report.keeps_hero:.1%} of stories keep their hero; saved in {options.out}")
 
 
 if __name__ == "__main__":
