@@ -149,15 +149,8 @@ def stream(
 
     interfaces.client(name)
     request = GenerateRequest.parse(
-        {
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-            "stop": stop or [],
-        }
+        {"prompt": prompt, "max_tokens": tokens, "seed": seed, "stop": stop or []}
+        | {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     )
     with terminal.interrupt_on_terminate():
         if url is not None:

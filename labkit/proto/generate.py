@@ -16,7 +16,13 @@ def generate(folder: Path = HERE) -> None:
 
     # The path inside the package becomes the module's name in the descriptor pool.
     code = protoc.main(
-        ["protoc", f"-I{HERE}", f"--python_out={folder}", f"--pyi_out={folder}", str(HERE / "inference.proto")]
+        [
+            "protoc",
+            f"-I{HERE}",
+            f"--python_out={folder}",
+            f"--pyi_out={folder}",
+            str(HERE / "inference.proto"),
+        ]
     )
     if code:
         sys.exit(code)
