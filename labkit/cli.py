@@ -262,11 +262,13 @@ def doctor() -> None:
 def lab(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="This one or the next free one.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser if there is a screen.")] = True,
+    notebooks: Annotated[Path | None, typer.Option(help="A folder of chapters other than labkit's.")] = None,
 ) -> None:
     """Open JupyterLab on the first chapter, on 127.0.0.1."""
     from labkit import lab as opening
 
-    raise typer.Exit(opening.run(port, browser, lambda line: print(line, flush=True)))
+    folder = notebooks or opening.notebooks()
+    raise typer.Exit(opening.run(folder, port, browser, lambda line: print(line, flush=True)))
 
 
 def _split(names: str) -> list[str]:

@@ -60,7 +60,7 @@ def explain(errors: Sequence[Any]) -> str:
     return "; ".join(f"{'.'.join(place)}: {e['msg']}" for place, e in zip(places, errors, strict=True))
 
 
-class Stamps(msgspec.Struct, array_like=True):
+class Stamps(msgspec.Struct, array_like=True, gc=False):
     """When a token passed each hop on the server's side, in `time.monotonic_ns` of that host.
 
     `sampled` by the engine, `queued` in its stream, `flushed` by the policy, `written`: handed to the
@@ -73,7 +73,7 @@ class Stamps(msgspec.Struct, array_like=True):
     written: int = 0
 
 
-class Started(msgspec.Struct, tag="started", tag_field="type"):
+class Started(msgspec.Struct, tag="started", tag_field="type", gc=False):
     """The request was accepted and the model has begun to read the prompt."""
 
     id: int
@@ -82,7 +82,7 @@ class Started(msgspec.Struct, tag="started", tag_field="type"):
     prompt_tokens: int
 
 
-class Token(msgspec.Struct, tag="token", tag_field="type", omit_defaults=True):
+class Token(msgspec.Struct, tag="token", tag_field="type", omit_defaults=True, gc=False):
     """One sampled token; `text` is what became readable with it.
 
     It is empty while a multi-byte character or a possible stop string is unfinished, and for the token
@@ -94,7 +94,7 @@ class Token(msgspec.Struct, tag="token", tag_field="type", omit_defaults=True):
     stamps: Stamps | None = None
 
 
-class Finished(msgspec.Struct, tag="finished", tag_field="type"):
+class Finished(msgspec.Struct, tag="finished", tag_field="type", gc=False):
     """The answer is complete: the model ended or met a stop string, ran to its limit, or was cancelled."""
 
     id: int
@@ -102,7 +102,7 @@ class Finished(msgspec.Struct, tag="finished", tag_field="type"):
     completion_tokens: int
 
 
-class Failed(msgspec.Struct, tag="failed", tag_field="type"):
+class Failed(msgspec.Struct, tag="failed", tag_field="type", gc=False):
     """The answer broke off; `code` is one of `labkit.errors`."""
 
     id: int

@@ -60,6 +60,8 @@ def command(root: Path, port: int, as_root: bool) -> list[str]:
         "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={root}",
         "--Application.log_level=WARN",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     return [sys.executable, "-m", "jupyterlab", *options, *(["--allow-root"] if as_root else [])]
 
@@ -71,13 +73,13 @@ def has_screen(environment: Mapping[str, str], platform: str = sys.platform) -> 
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 
-def run(port: int, browser: bool, say: Callable[[str], None]) -> int:
-    """Serve until an interrupt; returns the exit status.
+def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> int:
+    """Serve the chapters in `folder` until an interrupt; returns the exit status.
 
     Raises:
         StartError: no notebooks, no free port, or Jupyter did not start.
     """
-    chapter = find_chapter(notebooks())
+    chapter = find_chapter(folder.resolve())
     root = chapter.parent.parent
     port = free_port(port)
     token = secrets.token_urlsafe(24)

@@ -4,9 +4,10 @@ A server file only translates: its protocol's request into `Service.generate`, t
 into its protocol's bytes.
 """
 
-import asyncio
 import time
+from collections.abc import Generator
 from math import inf
+from types import coroutine
 from uuid import uuid4
 
 from labkit.engine.base import Engine
@@ -75,6 +76,12 @@ class Service:
         self._open.discard(delivery)
 
 
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """Let the loop turn once, as `asyncio.sleep(0)` does, at half its cost."""
+    yield
+
+
 class Delivery:
     """One answer on its way out: an async iterator of groups of events, one group a write."""
 
@@ -88,7 +95,7 @@ class Delivery:
     async def __anext__(self) -> list[Event]:
         # A transport joins what is written in one turn of the loop. A turn for each group keeps every group
         # a write of its own, and lets the other streams take theirs.
-        await asyncio.sleep(0)
+        await _turn()
         stream, service = self.stream, self._service
         group: list[Event] = []
         since = 0.0

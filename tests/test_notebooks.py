@@ -22,7 +22,8 @@ every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.
 
 
 def cells(path: Path) -> list[Any]:
-    return list(nbformat.read(path, as_version=4).cells)
+    notebook: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return list(notebook.cells)
 
 
 def code(path: Path) -> list[Any]:
