@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt apt.txt
 	@bash scripts/apt.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
 	@touch $@
 
 lab: setup  ## open the notebooks in JupyterLab
