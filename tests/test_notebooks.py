@@ -14,6 +14,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from labkit import Server
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
 MEASURED = "nbval-ignore-output"
@@ -127,8 +129,8 @@ def test_the_exercise_can_be_solved_and_knows_a_wrong_answer(path: Path) -> None
                 exec(source, scope)
         verdicts = [verdict(exercise, variable, answer, scope) for answer in ("...", wrong, right)]
     finally:
-        if "server" in scope:
-            scope["server"].stop()
+        for server in [value for value in scope.values() if isinstance(value, Server)]:
+            server.stop()
     assert verdicts == ["Put your answer in place of ... and run the cell again.", "Not yet", "Solved."]
 
 
