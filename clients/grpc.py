@@ -9,7 +9,7 @@ from grpc import aio
 from labkit import wire
 from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
-from labkit.events import Failed, Finished, GenerateRequest
+from labkit.events import GenerateRequest, Terminal
 from labkit.proto import inference_pb2 as pb
 
 METHOD = "/inference.InferenceService/Generate"
@@ -49,7 +49,7 @@ class GRPCClient(Client):
             async for reply in call:
                 received = time.monotonic_ns()
                 events = wire.group_from_proto(reply)
-                ended = isinstance(events[-1], Finished | Failed)
+                ended = isinstance(events[-1], Terminal)
                 yield Chunk(received, events)
         except aio.AioRpcError as error:
             if not ended:

@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from labkit import wire
 from labkit.client import Chunk, Client
-from labkit.errors import ConnectionLost, LabkitError, from_code
-from labkit.events import Event, Failed, Finished, GenerateRequest
+from labkit.errors import ConnectionLost, InvalidRequest, LabkitError, from_code
+from labkit.events import Event, GenerateRequest, Terminal
 
 MAX_UNREAD = 64
 
@@ -51,6 +51,8 @@ class WebSocketClient(Client):
         request_id = request.request_id or uuid4().hex[:12]
         fields = {**wire.request_to_dict(request), "request_id": request_id}
         arrivals: asyncio.Queue[Chunk | LabkitError] = asyncio.Queue()
+        if request_id in self._open:
+            raise InvalidRequest(f"request_id: {request_id} is in use on this socket")
         await self._connect()
         self._open[request_id] = arrivals
         ended = False
@@ -62,7 +64,7 @@ class WebSocketClient(Client):
                 if isinstance(arrival, LabkitError):
                     ended = True
                     raise arrival
-                ended = isinstance(arrival.events[-1], Finished | Failed)
+                ended = isinstance(arrival.events[-1], Terminal)
                 yield arrival
         finally:
             self._open.pop(request_id, None)
@@ -84,9 +86,13 @@ class WebSocketClient(Client):
                 return
             try:
                 self._socket = await connect(
-                    f"{self.url}/ws/{self.client_id}", compression=None, proxy=None, max_queue=16
+                    f"{self.url}/ws/{self.client_id}",
+                    compression=None,
+                    proxy=None,
+                    max_queue=16,
+                    ping_interval=None,  # while a slow reader holds the socket up, no pong would be seen
                 )
-            except (OSError, WebSocketException) as error:
+            except (OSError, ValueError, WebSocketException) as error:
                 raise ConnectionLost(f"{self.name}: {error}") from error
             self._reader = asyncio.get_running_loop().create_task(self._read(self._socket))
 
@@ -105,9 +111,18 @@ class WebSocketClient(Client):
                 while any(arrivals.qsize() >= MAX_UNREAD for arrivals in self._open.values()):
                     self._taken.clear()
                     await self._taken.wait()
-        except ConnectionClosed as error:
+        except (ConnectionClosed, ConnectionLost) as error:
             reason = str(error)
-        self._lost(reason)
+        finally:
+            self._lost(reason)
+            await socket.close()
+
+    def _refused(self, arrivals: "asyncio.Queue[Chunk | LabkitError] | None", error: LabkitError) -> None:
+        """Hand an error to the request it names, or to the only one there is."""
+        if arrivals is None and len(self._open) == 1:
+            arrivals = next(iter(self._open.values()))
+        if arrivals is not None:
+            arrivals.put_nowait(error)
 
     def _lost(self, reason: str) -> None:
         for arrivals in self._open.values():
@@ -116,13 +131,16 @@ class WebSocketClient(Client):
         self._taken.set()
 
     def _arrived(self, message: str | bytes, received_ns: int) -> None:
-        replies = msgspec.json.decode(message, type=Reply | list[Reply])
+        try:
+            replies = msgspec.json.decode(message, type=Reply | list[Reply])
+        except msgspec.MsgspecError as error:
+            raise ConnectionLost(f"the server's message is none of labkit's: {error}") from error
         first = replies[0] if isinstance(replies, list) else replies
         arrivals = self._open.get(first.request_id or "")
-        if arrivals is None:  # an answer that was cancelled here, still on its way
-            return
         if first.type == "error":
-            arrivals.put_nowait(from_code(first.code, first.message))
+            self._refused(arrivals, from_code(first.code, first.message))
+            return
+        if arrivals is None:  # an answer that was cancelled here, still on its way
             return
         arrivals.put_nowait(Chunk(received_ns, decode(message)))
 

@@ -3,7 +3,8 @@
 from labkit.client import Client, Recording
 from labkit.engine import Engine, create_engine
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
-from labkit.serving import Server, serve
+from labkit.server import Server
+from labkit.serving import serve, stop_all
 from labkit.stream import TokenStream
 
 __version__ = "0.1.0"
@@ -22,4 +23,5 @@ __all__ = [
     "TokenStream",
     "create_engine",
     "serve",
+    "stop_all",
 ]

@@ -37,7 +37,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A TCP listener whose connections hold little in the kernel and notice a peer that is gone.
 
     A send buffer of 16 KiB keeps a stalled reader from swallowing tens of thousands of tokens before
-    backpressure reaches the engine; the time-outs reap a half-open peer in about ten seconds (Linux).
+    backpressure reaches the engine. The time-outs (Linux) reap in about ten seconds a peer that is gone, and
+    one that has not read a byte for as long.
 
     Raises:
         StartError: the port is in use, or the address is not one of this machine's.
@@ -130,6 +131,8 @@ class AsgiListener:
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[sock]))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.005)
+        if not self._server.started:
+            raise StartError("the HTTP server ended as it began") from self._task.exception()
         return int(sock.getsockname()[1])
 
     async def stop(self, grace_s: float = 0.4) -> None:

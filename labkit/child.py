@@ -10,30 +10,35 @@ from typing import Any, TextIO
 
 from labkit import interfaces
 from labkit.errors import LabkitError
-from labkit.serving import ThreadServer
+from labkit.threaded import ThreadServer
 
 
 def main() -> None:
     replies = _own_stdout()
-    config = json.loads(sys.stdin.readline() or "null")
-    if config is None:
-        return
-    create = interfaces.dereference(config["server"])
-    server = ThreadServer(
-        config["name"], create, config["engine"], config["host"], config["port"], config["flush"]
-    )
+    server: ThreadServer | None = None
     try:
-        server.start()
-    except LabkitError as error:
-        _reply(replies, {"error": str(error)})
-        return
-    try:
-        _reply(replies, {"scheme": server.url.partition("://")[0], "port": server.port})
         for line in sys.stdin:
-            server.tune(**json.loads(line))
-            _reply(replies, {})
+            told = json.loads(line)
+            reply: dict[str, Any] = {"number": told["number"]}
+            try:
+                if server is None:
+                    server = _start(**told["message"])
+                    reply |= {"scheme": server.url.partition("://")[0], "port": server.port}
+                else:
+                    server.tune(**told["message"])
+            except LabkitError as error:
+                reply |= {"code": error.code, "error": str(error)}
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()
     finally:
-        server.stop()
+        if server is not None:
+            server.stop()
+
+
+def _start(name: str, server: str, engine: str, host: str, flush: str, port: int) -> ThreadServer:
+    started = ThreadServer(name, interfaces.dereference(server), engine, host, port, flush)
+    started.start()
+    return started
 
 
 def _own_stdout() -> TextIO:
@@ -41,11 +46,6 @@ def _own_stdout() -> TextIO:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies
-
-
-def _reply(replies: TextIO, message: dict[str, Any]) -> None:
-    replies.write(json.dumps(message) + "\n")
-    replies.flush()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from labkit.errors import ConnectionLost
-from labkit.events import Event, Failed, Finished, GenerateRequest, Token
+from labkit.events import Event, GenerateRequest, Terminal, Token
 
 
 @dataclass(slots=True)
@@ -37,10 +37,10 @@ class Recording:
         return "".join(event.text for event in self.events if isinstance(event, Token))
 
     @property
-    def end(self) -> Finished | Failed | None:
+    def end(self) -> Terminal | None:
         """The terminal event; None while the stream runs."""
         last = self.chunks[-1].events[-1] if self.chunks else None
-        return last if isinstance(last, Finished | Failed) else None
+        return last if isinstance(last, Terminal) else None
 
 
 class Client(ABC):

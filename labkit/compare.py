@@ -25,7 +25,8 @@ from labkit.errors import InvalidRequest, from_code
 from labkit.events import Failed, GenerateRequest
 from labkit.metrics import figures, percentile
 from labkit.relay import CountingRelay
-from labkit.serving import Server, serve
+from labkit.server import Server
+from labkit.serving import serve
 
 Isolation = Literal["thread", "process"]
 

@@ -1,7 +1,7 @@
 """Every error labkit raises; each has a `code` that travels on the wire.
 
 LabkitError
-├── Refused              a server did not accept the request; no stream was opened
+├── Refused              a server does not answer the request, or (Stopping) not to its end
 │   ├── InvalidRequest   malformed or out of range                   code "invalid_request"
 │   ├── TooLarge         more bytes than the server reads            code "too_large"
 │   ├── Overloaded       too many open streams: try again later      code "overloaded"
@@ -50,9 +50,8 @@ class StartError(LabkitError):
     code = "start_error"
 
 
-_BY_CODE = {
-    kind.code: kind for kind in (InvalidRequest, TooLarge, Overloaded, Stopping, EngineFailed, ConnectionLost)
-}
+_KINDS = (InvalidRequest, TooLarge, Overloaded, Stopping, EngineFailed, ConnectionLost, StartError)
+_BY_CODE = {kind.code: kind for kind in _KINDS}
 
 
 def from_code(code: str, message: str) -> LabkitError:

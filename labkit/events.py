@@ -55,9 +55,10 @@ class GenerateRequest(BaseModel):
 
 
 def explain(errors: Sequence[Any]) -> str:
-    """One line from pydantic's list of errors: where and what, without echoing the input."""
-    places = [[str(part) for part in e["loc"] if part not in ("body", "query")] for e in errors]
-    return "; ".join(f"{'.'.join(place)}: {e['msg']}" for place, e in zip(places, errors, strict=True))
+    """One line from pydantic's list of errors: where and what, without echoing the values."""
+    told = errors[:5]
+    places = [[str(part)[:40] for part in e["loc"] if part not in ("body", "query")] for e in told]
+    return "; ".join(f"{'.'.join(place)}: {e['msg']}" for place, e in zip(places, told, strict=True))
 
 
 class Stamps(msgspec.Struct, array_like=True, gc=False):
@@ -110,7 +111,8 @@ class Failed(msgspec.Struct, tag="failed", tag_field="type", gc=False):
     message: str
 
 
-Event = Started | Token | Finished | Failed
+Terminal = Finished | Failed
+Event = Started | Token | Terminal
 
 
 class Answer(msgspec.Struct):

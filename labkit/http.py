@@ -15,6 +15,7 @@ def pooled(url: str) -> httpx.AsyncClient:
         base_url=url,
         headers={"content-type": "application/json"},
         timeout=httpx.Timeout(10.0, read=None),
+        limits=httpx.Limits(max_connections=None),
         trust_env=False,
         verify=url.startswith("https:"),  # to load certificates takes 80 ms, in which the loop stands still
     )
@@ -31,4 +32,4 @@ def refusal(response: httpx.Response) -> LabkitError:
 
 
 def lost(name: str, error: httpx.TransportError) -> ConnectionLost:
-    return ConnectionLost(f"{name}: {error or type(error).__name__}")
+    return ConnectionLost(f"{name}: {str(error) or type(error).__name__}")

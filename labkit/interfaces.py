@@ -5,6 +5,7 @@ called NAME: a `create(service) -> Listener` and a subclass of `labkit.client.Cl
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -82,6 +83,7 @@ def _points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
+@cache
 def _load(group: str, name: str) -> Any:
     points = _points(group)
     if name not in points:

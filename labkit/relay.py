@@ -40,7 +40,11 @@ class CountingRelay:
         await asyncio.gather(*self._pipes, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
         for source, sink, up in ((reader, server_writer, True), (server_reader, writer, False)):
             pipe = asyncio.get_running_loop().create_task(self._pipe(source, sink, up))
             self._pipes.add(pipe)

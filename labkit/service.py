@@ -4,19 +4,22 @@ A server file only translates: its protocol's request into `Service.generate`, t
 into its protocol's bytes.
 """
 
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from math import inf
 from types import coroutine
 from uuid import uuid4
 
 from labkit.engine.base import Engine
-from labkit.errors import Overloaded, Stopping
+from labkit.errors import EngineFailed, LabkitError, Overloaded, Stopping
 from labkit.events import Event, GenerateRequest, Token
 from labkit.flush import EveryToken, FlushPolicy
 from labkit.stream import TokenStream
 
 MAX_STREAMS = 256
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -36,16 +39,28 @@ class Service:
 
         Raises:
             InvalidRequest: the engine cannot answer this request.
+            EngineFailed: the engine is closed, or has broken.
             Overloaded: `max_streams` are open.
             Stopping: the server is going away.
         """
+        if request.request_id is None:
+            request = request.model_copy(update={"request_id": uuid4().hex[:12]})
+        return self.admit(lambda: self.engine.submit(request))
+
+    def admit(self, submit: Callable[[], TokenStream]) -> "Delivery":
+        """Open a stream if there is room for one more; raises as `generate`."""
         if self.stopping:
             raise Stopping("the server is stopping")
         if len(self._open) >= self.max_streams:
             raise Overloaded(f"{self.max_streams} streams are open; try again when one has finished")
-        if request.request_id is None:
-            request = request.model_copy(update={"request_id": uuid4().hex[:12]})
-        delivery = Delivery(self, self.engine.submit(request))
+        try:
+            stream = submit()
+        except LabkitError:
+            raise
+        except Exception as error:
+            _log.exception("engine %s", self.engine.name)
+            raise EngineFailed(f"{self.engine.name} could not begin: {type(error).__name__}") from error
+        delivery = Delivery(self, stream)
         self._open.add(delivery)
         return delivery
 
@@ -70,7 +85,7 @@ class Service:
         """Refuse new requests and end the open streams, each with a `Failed("stopping")`."""
         self.stopping = True
         for delivery in list(self._open):
-            delivery.stream.abort("stopping", "the server is stopping")
+            delivery.abort("stopping", "the server is stopping")
 
     def forget(self, delivery: "Delivery") -> None:
         self._open.discard(delivery)
@@ -87,6 +102,7 @@ class Delivery:
 
     def __init__(self, service: Service, stream: TokenStream) -> None:
         self.stream = stream
+        self.request_id = stream.request_id
         self._service = service
 
     def __aiter__(self) -> "Delivery":
@@ -120,6 +136,14 @@ class Delivery:
                 if type(event) is Token and event.stamps is not None:
                     event.stamps.flushed = now
         return group
+
+    def cancel(self) -> None:
+        """Stop the model's work; what is on its way still comes, then `Finished("cancelled")`."""
+        self.stream.cancel()
+
+    def abort(self, code: str, message: str) -> None:
+        """Stop the model's work; what is on its way still comes, then `Failed(code, message)`."""
+        self.stream.abort(code, message)
 
     async def aclose(self) -> None:
         """Stop the model's work for this answer, if it is not done."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from labkit.events import Event, Failed, Finished, Stamps, Started, Token
+from labkit.events import Event, Failed, Finished, Stamps, Started, Terminal, Token
 
 HIGH_WATER = 64
 
@@ -24,6 +24,7 @@ def _nothing() -> None:
 class TokenStream:
     """One request's events: ids contiguous from 0, exactly one terminal event, and it is the last.
 
+    `high_water` and `peak` count events.
     Made on the reader's running loop. `on_room` is called on that loop when the engine should look
     again: the buffer has drained after it was full, or the reader wants no more.
     """
@@ -65,11 +66,6 @@ class TokenStream:
     @property
     def writable(self) -> bool:
         """Whether the engine may compute for this stream now: it is wanted and has room."""
-        if not self._full and len(self._events) >= self.high_water:
-            self._full = True
-            # The reader may have drained the buffer just before it could see `_full`.
-            if len(self._events) <= self.high_water // 2:
-                self._full = False
         return not (self._full or self._closed or self._ended)
 
     def started(self, model: str, prompt_tokens: int) -> None:
@@ -94,8 +90,14 @@ class TokenStream:
             return
         self._next_id += 1
         self._events.append(event)
-        if len(self._events) > self.peak:
-            self.peak = len(self._events)
+        held = len(self._events)
+        if held > self.peak:
+            self.peak = held
+        if held >= self.high_water:
+            self._full = True
+            # The reader may have drained the buffer just before it could see `_full`.
+            if len(self._events) <= self.high_water // 2:
+                self._full = False
         # The reader sets its waiter and then looks at the buffer; we fill the buffer and then look for
         # a waiter. One of the two always sees the other.
         if self._waiter is None:
@@ -119,7 +121,7 @@ class TokenStream:
             self._read_id = event.id
             if type(event) is Token:
                 self._read_tokens += 1
-            elif type(event) is not Started:
+            elif isinstance(event, Terminal):
                 self._done = True
             if self._full and len(self._events) <= self.high_water // 2:
                 self._full = False

@@ -4,19 +4,18 @@ import shlex
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from urllib.parse import quote
 
 from labkit import interfaces
 from labkit.background import LoopThread
-from labkit.client import Recording
+from labkit.client import Chunk, Recording
 from labkit.errors import InvalidRequest, from_code
 from labkit.events import Failed, GenerateRequest, Token
 from labkit.metrics import figures
-from labkit.serving import Server
+from labkit.server import Server
 
 PROMPT = "Once upon a time"
 
@@ -72,17 +71,17 @@ def stream_to_stdout(name: str, url: str, request: GenerateRequest) -> Recording
 
 async def _print(name: str, url: str, request: GenerateRequest) -> Recording:
     async with interfaces.client(name)(url) as client:
-        recording = Recording(name, time.monotonic_ns())
-        async with aclosing(client.chunks(request)) as chunks:
-            async for chunk in chunks:
-                recording.chunks.append(chunk)
-                sys.stdout.write("".join(e.text for e in chunk.events if isinstance(e, Token)))
-                sys.stdout.flush()
+        recording = await client.record(request, _write)
     sys.stdout.write("\n")
     sys.stdout.flush()
     if isinstance(end := recording.end, Failed):
         raise from_code(end.code, end.message)
     return recording
+
+
+def _write(_: Recording, chunk: Chunk) -> None:
+    sys.stdout.write("".join(event.text for event in chunk.events if isinstance(event, Token)))
+    sys.stdout.flush()
 
 
 def summary(recording: Recording) -> str:

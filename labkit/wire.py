@@ -7,13 +7,15 @@ a token's `written` stamp is set.
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from labkit.errors import InvalidRequest
+from labkit.errors import ConnectionLost, InvalidRequest
 from labkit.events import Answer, Event, Failed, Finished, GenerateRequest, Stamps, Started, Token
 from labkit.proto import inference_pb2 as pb
+
+T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -31,14 +33,14 @@ def event_from_json(data: bytes | str) -> Event:
     """Decode one event; fields that it does not know are passed over.
 
     Raises:
-        msgspec.DecodeError: not JSON, or not an event.
+        ConnectionLost: not JSON, or not an event: whoever sent it does not speak labkit's language.
     """
-    return _event_decoder.decode(data)
+    return _decoded(_event_decoder, data)
 
 
 def events_from_json(data: bytes | str) -> list[Event]:
     """Decode a list of events; otherwise as `event_from_json`."""
-    return _events_decoder.decode(data)
+    return _decoded(_events_decoder, data)
 
 
 def answer_to_json(answer: Answer) -> bytes:
@@ -53,9 +55,16 @@ def answer_from_json(data: bytes) -> Answer:
     """Decode a whole answer.
 
     Raises:
-        msgspec.DecodeError: not JSON, or not an answer.
+        ConnectionLost: not JSON, or not an answer.
     """
-    return _answer_decoder.decode(data)
+    return _decoded(_answer_decoder, data)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes | str) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConnectionLost(f"the server's reply is none of labkit's: {error}") from error
 
 
 def request_to_dict(request: GenerateRequest) -> dict[str, Any]:
@@ -100,7 +109,18 @@ def group_to_proto(group: Sequence[Event]) -> pb.GenerateReply:
 
 
 def group_from_proto(reply: pb.GenerateReply) -> list[Event]:
-    return [_event_from_proto(event) for event in reply.events]
+    """The events of one reply, at least one.
+
+    Raises:
+        ConnectionLost: no event, or one of no known kind.
+    """
+    try:
+        events = [_event_from_proto(event) for event in reply.events]
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConnectionLost(f"the server's reply is none of labkit's: {error}") from error
+    if not events:
+        raise ConnectionLost("the server's reply is none of labkit's: no events")
+    return events
 
 
 def _fill(message: pb.Event, event: Event) -> None:
@@ -122,6 +142,8 @@ def _fill(message: pb.Event, event: Event) -> None:
         case Failed():
             message.failed.code = event.code
             message.failed.message = event.message
+        case _:
+            raise TypeError(f"no protobuf form for {type(event).__name__}")
 
 
 def _event_from_proto(event: pb.Event) -> Event:

@@ -83,7 +83,7 @@ class Conversation:
         if request.request_id in self._open:
             raise InvalidRequest(f"request_id: {request.request_id} is in use on this socket")
         delivery = self._service.generate(request)
-        request_id = delivery.stream.request_id
+        request_id = delivery.request_id
         self._open[request_id] = delivery
         task = asyncio.get_running_loop().create_task(self._answer(request_id, delivery))
         self._tasks.add(task)
@@ -92,7 +92,7 @@ class Conversation:
     def _cancel(self, request_id: object) -> None:
         if not isinstance(request_id, str) or request_id not in self._open:
             raise InvalidRequest("request_id: no answer of that id is open")
-        self._open[request_id].stream.cancel()
+        self._open[request_id].cancel()
 
     async def _answer(self, request_id: str, delivery: Delivery) -> None:
         prefix = b'{"request_id":"%b",' % request_id.encode()

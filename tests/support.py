@@ -12,8 +12,9 @@ from labkit import interfaces
 from labkit.client import Client, Recording
 from labkit.engine.scripted import SCRIPT, ScriptedEngine
 from labkit.events import GenerateRequest, Started, Token
-from labkit.serving import Server, ThreadServer
+from labkit.server import Server
 from labkit.stream import TokenStream
+from labkit.threaded import ThreadServer
 
 HTTP_BORNE = ("rest", "sse", "websocket")
 PATIENCE_S = 10.0
@@ -54,7 +55,6 @@ class ByHand:
     """An engine whose streams the test fills itself."""
 
     name = "by hand"
-    interval_ms = 0.0
 
     def __init__(self) -> None:
         self.streams: list[TokenStream] = []
@@ -62,6 +62,9 @@ class ByHand:
     def submit(self, request: GenerateRequest) -> TokenStream:
         self.streams.append(TokenStream(request.request_id or "", stamped=request.stamps))
         return self.streams[-1]
+
+    def tune(self, **knobs: Any) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         pass

@@ -143,7 +143,7 @@ def test_a_port_in_use_is_one_line(interface: str) -> None:
         (["stream", "pigeon", "x"], "no interface 'pigeon'"),
         (["stream", "sse", "x", "--engine", "steam"], "no engine 'steam': there are tiny, scripted"),
         (["serve", "sse", "--engine", "scripted:speed=9"], "no option 'speed'"),
-        (["serve", "sse", "--engine", "scripted:tokens=many"], "not a number"),
+        (["serve", "sse", "--engine", "scripted:tokens=many"], "valid integer"),
         (["serve", "sse", "--engine", "scripted", "--flush", "never"], "use token, tokens:N"),
         (["stream", "sse", "x", "--temperature", "9"], "temperature"),
         (["stream", "sse", "x", "--url", "localhost:1"], "scheme"),

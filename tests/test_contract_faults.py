@@ -25,7 +25,7 @@ from support import (
 import labkit
 from labkit.client import Chunk, Client, Recording
 from labkit.errors import ConnectionLost
-from labkit.serving import ThreadServer
+from labkit.threaded import ThreadServer
 
 ENDLESS = 60_000
 STEP_MS = 25.0

@@ -11,7 +11,7 @@ import pytest
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
 from labkit.engine.scheduler import Plan, plan
-from labkit.errors import InvalidRequest, StartError
+from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.stream import HIGH_WATER, TokenStream
 
@@ -142,7 +142,7 @@ async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -
     broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sound = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sequence = next(s for s in [*engine._arrived, *engine._running] if s.stream is broken)
-    sequence.cache = None  # type: ignore[assignment]
+    sequence.sampler = None  # type: ignore[assignment]
     broken_events, sound_events = await asyncio.gather(collect(broken), collect(sound))
     assert isinstance(broken_events[-1], Failed)
     assert broken_events[-1].code == "engine_failed"
@@ -165,8 +165,28 @@ async def test_closing_the_engine_ends_its_streams_and_its_thread() -> None:
     *_, last = await collect(stream)
     assert isinstance(last, Failed)
     assert engine._thread not in threading.enumerate()
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(EngineFailed):
         engine.submit(GenerateRequest(prompt="Once"))
+
+
+async def test_a_policy_that_breaks_ends_every_stream_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    engine = LocalEngine()
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
+    await anext(stream)
+    monkeypatch.setattr("labkit.engine.local.plan", lambda *_: 1 / 0)
+    *_, last = await collect(stream)
+    assert isinstance(last, Failed)
+    assert "ZeroDivisionError" in last.message
+    with pytest.raises(EngineFailed):
+        engine.submit(GenerateRequest(prompt="Once"))
+
+
+@pytest.mark.parametrize("knobs", [{"speed": 1}, {"interval_ms": float("inf")}, {"interval_ms": "soon"}])
+def test_a_wrong_knob_is_refused_and_nothing_turned(engine: LocalEngine, knobs: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        engine.tune(**knobs)
+    assert engine.interval_ms == 0
 
 
 def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
@@ -176,5 +196,5 @@ def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["huge", "tiny:size=3", "scripted:tokens=many"])
 def test_a_wrong_engine_says_what_there_is(text: str) -> None:
-    with pytest.raises(StartError, match=r"there are|is not a number"):
+    with pytest.raises(StartError, match=r"there are|valid integer"):
         create_engine(text)

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support import Watched, settled, thread_server, until
 
 from labkit.proto import inference_pb2 as pb
-from labkit.serving import ThreadServer
+from labkit.threaded import ThreadServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 Call = Any

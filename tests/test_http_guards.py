@@ -13,7 +13,7 @@ from support import HTTP_BORNE, Watched, thread_server
 
 from labkit.asgi import MAX_BODY, MAX_HEADERS
 from labkit.eventstream import Parser
-from labkit.serving import ThreadServer
+from labkit.threaded import ThreadServer
 
 
 @pytest.fixture(scope="module", params=HTTP_BORNE)

@@ -14,7 +14,7 @@ from support import ask, assert_whole, connect, outcomes, until
 
 import labkit
 from labkit.errors import StartError
-from labkit.serving import ProcessServer
+from labkit.process import ProcessServer
 
 ENDLESS = "scripted:tokens=60000,interval_ms=5"
 

@@ -16,9 +16,10 @@ from support import Watched, ask, assert_whole, connect, free_port, outcomes, th
 
 import labkit
 from labkit import interfaces, metrics
-from labkit.errors import InvalidRequest, StartError
+from labkit.errors import EngineFailed, InvalidRequest, StartError
+from labkit.process import ProcessServer
 from labkit.service import Service
-from labkit.serving import ProcessServer, ThreadServer
+from labkit.threaded import ThreadServer
 
 QUICK = "scripted:tokens=20,interval_ms=1"
 ISOLATIONS = pytest.mark.parametrize("isolation", ["thread", "process"])
@@ -65,8 +66,8 @@ def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> Non
     [
         ("nonsense", r"no engine 'nonsense': there are .*scripted"),
         ("scripted:speed=3", r"no option 'speed': there are .*interval_ms"),
-        ("scripted:tokens=many", r"tokens='many' is not a number"),
-        ("scripted:tokens", r"tokens='' is not a number"),
+        ("scripted:tokens=many", r"tokens='many': .*valid integer"),
+        ("scripted:tokens", r"tokens='': .*valid integer"),
         ("", r"no engine ''"),
     ],
 )
@@ -292,3 +293,14 @@ async def test_ipv6_address_is_answered(isolation: type) -> None:
         assert isinstance(server, isolation)
         assert server.url.startswith("http://[::1]:")
         await answered("sse", server)
+
+
+def test_stop_all_stops_what_other_cells_have_left() -> None:
+    """A notebook's `Out` holds what a cell has shown, so a re-run cell cannot rely on anything being forgotten."""
+    engine = labkit.create_engine("tiny")
+    shown = [labkit.serve("sse", engine), labkit.serve("grpc", QUICK, isolation="process")]
+    labkit.stop_all()
+    assert [server.running for server in shown] == [False, False]
+    with pytest.raises(EngineFailed):
+        engine.submit(labkit.GenerateRequest(prompt="x"))
+    labkit.stop_all()

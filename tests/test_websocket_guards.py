@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from labkit.asgi import MAX_BODY
-from labkit.serving import ThreadServer
+from labkit.threaded import ThreadServer
 
 Frames = list[dict[str, Any]]
 

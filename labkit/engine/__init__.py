@@ -1,18 +1,22 @@
 """Engines: what turns a request into a stream of tokens. None is imported before it is asked for."""
 
-import inspect
+import weakref
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from labkit.engine.base import Engine
-from labkit.errors import StartError
+from labkit.errors import InvalidRequest, StartError
 
 ENGINES = {
     "tiny": ("labkit.engine.local", "LocalEngine"),
     "scripted": ("labkit.engine.scripted", "ScriptedEngine"),
 }
 
-__all__ = ["ENGINES", "Engine", "create_engine"]
+_made: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+__all__ = ["ENGINES", "Engine", "close_engines", "create_engine"]
 
 
 def create_engine(text: str) -> Engine:
@@ -33,19 +37,31 @@ def create_engine(text: str) -> Engine:
         raise StartError(
             f"engine {name!r} needs the package {error.name}: pip install {error.name}"
         ) from None
-    engine: Engine = make(**_options(name, options, make))
+    try:
+        engine: Engine = make(**_options(name, options, make))
+    except InvalidRequest as error:
+        raise StartError(f"engine {name!r}: {error}") from None
+    _made.add(engine)
     return engine
 
 
+def close_engines() -> None:
+    """Close every engine that `create_engine` has made and that is still about."""
+    for engine in list(_made):
+        engine.close()
+
+
 def _options(name: str, text: str, make: Any) -> dict[str, Any]:
-    known = inspect.signature(make).parameters
+    """The options as the types that the engine's constructor declares."""
+    known = get_type_hints(make.__init__)
+    known.pop("return", None)
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
         if key not in known:
             raise StartError(f"engine {name!r} has no option {key!r}: there are {', '.join(known)}")
         try:
-            options[key] = int(value) if "int" in str(known[key].annotation) else float(value)
-        except ValueError:
-            raise StartError(f"engine {name!r}: {key}={value!r} is not a number") from None
+            options[key] = TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            raise StartError(f"engine {name!r}: {key}={value!r}: {error.errors()[0]['msg']}") from None
     return options

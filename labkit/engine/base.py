@@ -1,27 +1,67 @@
 """What every engine offers a server: submit a request, get a stream of events."""
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+from labkit.errors import InvalidRequest
 from labkit.events import GenerateRequest
 from labkit.stream import TokenStream
 
 
 class Engine(Protocol):
-    """A model that answers many requests at once; servers of any interface share it.
-
-    `interval_ms` is its pace, the least time between two tokens of one stream: 0 is as fast as it can.
-    It may be changed while streams run.
-    """
+    """A model that answers many requests at once; servers of any interface share it."""
 
     name: str
-    interval_ms: float
 
     def submit(self, request: GenerateRequest) -> TokenStream:
         """Begin to answer, on the caller's running loop; closing the stream stops the work.
 
         Raises:
             InvalidRequest: this engine cannot answer it (a prompt longer than its context, say).
+            EngineFailed: the engine is closed, or has broken.
+        """
+
+    def tune(self, **knobs: Any) -> None:
+        """Turn knobs while streams run.
+
+        Every engine here has `interval_ms`, its pace: the least time between two tokens of one stream; 0 is
+        as fast as it can.
+
+        Raises:
+            InvalidRequest: no such knob, or out of range; nothing was changed.
         """
 
     def close(self) -> None:
         """Stop all work and free what the engine holds; open streams end in `Failed`. May be called twice."""
+
+
+Knobs = Mapping[str, Callable[[Any], Any]]
+"""An engine's knobs by name, each with what checks a value and returns it."""
+
+
+def turn(engine: Engine, knobs: Knobs, values: Mapping[str, Any]) -> None:
+    """Check every value, then set the attributes of those names.
+
+    Raises:
+        InvalidRequest: no such knob, or out of range.
+    """
+    for name in values:
+        if name not in knobs:
+            raise InvalidRequest(f"engine {engine.name!r} has no knob {name!r}: it has {', '.join(knobs)}")
+    for name, value in {name: knobs[name](value) for name, value in values.items()}.items():
+        setattr(engine, name, value)
+
+
+def interval_ms(value: Any) -> float:
+    """A pace: 0 to 3,600,000 ms.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    try:
+        ms = float(value)
+    except (TypeError, ValueError):
+        ms = -1.0
+    if not 0 <= ms <= 3_600_000:
+        raise InvalidRequest(f"interval_ms: 0 to 3600000, not {value!r}")
+    return ms

@@ -2,8 +2,12 @@
 
 import asyncio
 import time
+from contextlib import suppress
+from typing import Any
 
-from labkit.errors import InvalidRequest
+from labkit.engine.base import interval_ms as milliseconds
+from labkit.engine.base import turn
+from labkit.errors import EngineFailed
 from labkit.events import GenerateRequest
 from labkit.stream import TokenStream
 
@@ -23,14 +27,14 @@ class ScriptedEngine:
     def __init__(self, tokens: int = 256, interval_ms: float = 5.0, fail_after: int | None = None) -> None:
         self.name = "scripted"
         self.tokens = tokens
-        self.interval_ms = interval_ms
+        self.interval_ms = milliseconds(interval_ms)
         self.fail_after = fail_after
         self._closed = False
         self._tasks: dict[asyncio.Task[None], TokenStream] = {}
 
     def submit(self, request: GenerateRequest) -> TokenStream:
         if self._closed:
-            raise InvalidRequest("the engine is closed")
+            raise EngineFailed("the engine is closed")
         room = asyncio.Event()
         stream = TokenStream(request.request_id or "", stamped=request.stamps, on_room=room.set)
         task = asyncio.get_running_loop().create_task(self._answer(request, stream, room))
@@ -38,8 +42,14 @@ class ScriptedEngine:
         task.add_done_callback(self._tasks.pop)
         return stream
 
+    def tune(self, **knobs: Any) -> None:
+        turn(self, {"interval_ms": milliseconds}, knobs)
+
     def close(self) -> None:
         self._closed = True
+        for task, stream in list(self._tasks.items()):
+            with suppress(RuntimeError):  # the loop has ended, and its readers with it
+                task.get_loop().call_soon_threadsafe(stream.abort, "engine_failed", "the engine was closed")
 
     async def _answer(self, request: GenerateRequest, stream: TokenStream, room: asyncio.Event) -> None:
         stream.started(self.name, len(request.prompt.split()))
@@ -53,9 +63,8 @@ class ScriptedEngine:
                     return
                 room.clear()
                 await room.wait()
-            if self._closed or index == self.fail_after:
-                why = "the engine was closed" if self._closed else f"scripted to fail after {index} tokens"
-                stream.fail("engine_failed", why)
+            if index == self.fail_after:
+                stream.fail("engine_failed", f"scripted to fail after {index} tokens")
                 return
             stream.token(SCRIPT[index % len(SCRIPT)], time.monotonic_ns())
         stream.finish("stop" if count == self.tokens else "length")

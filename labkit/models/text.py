@@ -117,7 +117,7 @@ class TextModel(nn.Module):
     def new_cache(self) -> KVCache:
         """Return an empty cache for one sequence of up to ``config.context`` tokens."""
         c = self.config
-        return KVCache(torch.zeros(c.layers, c.context, 2, c.heads, c.head_dim))
+        return KVCache(torch.empty(c.layers, c.context, 2, c.heads, c.head_dim))
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, cache: KVCache) -> Tensor:

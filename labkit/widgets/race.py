@@ -2,7 +2,7 @@
 
 import asyncio
 import concurrent.futures
-import weakref
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +13,7 @@ from labkit.background import LoopThread
 from labkit.client import Chunk, Recording
 from labkit.errors import LabkitError
 from labkit.events import Failed, Finished, GenerateRequest, Token
-from labkit.serving import Server
+from labkit.server import Server
 from labkit.widgets.knobs import Knob, flush_knob, pace_knob, streams_knob
 from labkit.widgets.latency_plot import LatencyPlot
 from labkit.widgets.picture import Picture, picture
@@ -66,6 +66,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         self._servers = list(servers)
         self._request = request
         self._streams = streams
+        self._turning = threading.RLock()
         self._thread: LoopThread | None = None
         self._runs: list[concurrent.futures.Future[None]] = []
         buttons = [_button("run again", "play", self.start), _button("stop", "stop", self.stop)]
@@ -75,25 +76,34 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     def start(self) -> None:
         """Send the request to every server and return at once; a race that still runs is stopped first."""
-        self.stop()
-        self.recordings = {}
-        self.view.clear()
-        self.plot.clear()
-        for knob, value in self._settings.items():
-            self._tune(knob, value)
-        self._thread = LoopThread("labkit-race")
-        weakref.finalize(self, self._thread.close)
-        self._runs = [self._thread.submit(self._lane(server)) for server in self._servers]
+        with self._turning:
+            self._end()
+            self.recordings = {}
+            self.view.clear()
+            self.plot.clear()
+            for knob, value in self._settings.items():
+                self._tune(knob, value)
+            self._thread = thread = LoopThread("labkit-race")
+            self._runs = runs = [thread.submit(self._lane(server)) for server in self._servers]
+        for run in runs:
+            run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
 
     def wait(self, timeout: float | None = None) -> dict[str, Recording]:
         """Return what each client recorded, by interface, when all have ended or were stopped.
+
+        Where the race is started again meanwhile, by its button, it is the new one that is waited for.
 
         Raises:
             LabkitError: a request was refused, or a stream broke off.
             TimeoutError: they took longer than `timeout` seconds; they are stopped.
         """
         try:
-            done = concurrent.futures.wait(self._runs, timeout, concurrent.futures.FIRST_EXCEPTION)
+            while True:
+                runs = self._runs
+                done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
+                with self._turning:
+                    if self._runs is runs:
+                        break
             for run in done.done:
                 if not run.cancelled():
                     run.result()
@@ -112,6 +122,10 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     def stop(self) -> None:
         """Stop the streams that still run; safe to call twice."""
+        with self._turning:
+            self._end()
+
+    def _end(self) -> None:
         if self._thread is not None:
             self._thread.close()
             self._thread = None

@@ -1,0 +1,81 @@
+"""What every running server offers, wherever it runs."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Self
+
+from labkit import interfaces
+from labkit.background import LoopThread
+from labkit.client import Recording
+from labkit.events import GenerateRequest
+
+
+class Server(ABC):
+    """A running server. Stops by `stop()`, at the end of `with`, by `stop_all()`, or with the process.
+
+    One that nobody holds any more stops too; but a notebook holds what its cells have shown.
+    """
+
+    def __init__(self, name: str, host: str, port: int) -> None:
+        self.name = name
+        self.host = host
+        self.port = port
+        self.url = ""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, if it is not running. Raises `StartError`."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the open streams, then close the sockets: within a second, unless the process hangs.
+
+        Safe to call twice, and from any thread.
+        """
+
+    @property
+    @abstractmethod
+    def running(self) -> bool: ...
+
+    @abstractmethod
+    def tune(self, *, flush: str | None = None, **knobs: Any) -> None:
+        """Turn knobs while streams run: the flush policy, and the engine's own, such as `interval_ms`.
+
+        Raises:
+            InvalidRequest: no such policy, no such knob, or out of range.
+            StartError: the server is not running.
+        """
+
+    def ask(self, request: GenerateRequest) -> Recording:
+        """Send one request with this interface's client, wait for the end, return what the client recorded.
+
+        Works where a loop already runs, as in a notebook; an interrupt stops the stream.
+
+        Raises:
+            Refused, ConnectionLost: as `Client.chunks`.
+        """
+        thread = LoopThread("labkit-ask")
+        try:
+            return thread.run(self._record(request))
+        finally:
+            thread.close()
+
+    async def _record(self, request: GenerateRequest) -> Recording:
+        async with interfaces.client(self.name)(self.url) as client:
+            return await client.record(request)
+
+    def _opened(self, scheme: str, port: int) -> None:
+        self.port = port
+        self.url = f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} server, {'running' if self.running else 'stopped'}>"
