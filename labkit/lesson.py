@@ -56,11 +56,24 @@ def check(answer: T | EllipsisType, conditions: Mapping[str, Callable[[T], bool]
     """Check an exercise: the answer against each named condition; `...` is one that is not given yet."""
     if isinstance(answer, EllipsisType):
         return Lines("Put your answer in place of ... and run the cell again.")
-    results = {name: condition(answer) for name, condition in conditions.items()}
-    lines = [f"{'✓' if passed else '✗'} {name}" for name, passed in results.items()]
-    return Lines(
-        "\n".join([*lines, "Solved." if all(results.values()) else "Not yet: change it and run again."])
-    )
+    results = [_verdict(name, condition, answer) for name, condition in conditions.items()]
+    lines = [line for _, line in results]
+    solved = all(passed for passed, _ in results)
+    return Lines("\n".join([*lines, "Solved." if solved else "Not yet: change it and run again."]))
+
+
+def _verdict(name: str, condition: Callable[[T], bool], answer: T) -> tuple[bool, str]:
+    try:
+        passed, why = bool(condition(answer)), ""
+    except Exception as error:  # a wrong answer, not a broken chapter
+        passed, why = False, f"  ({type(error).__name__}: {error})"
+    return passed, f"{'✓' if passed else '✗'} {name}{why}"
+
+
+def guessed(guess: float | EllipsisType, measured: float, unit: str) -> None:
+    """Hold a prediction against what was measured just now; `...` is one that was not made."""
+    told = "You made no guess" if isinstance(guess, EllipsisType) else f"You guessed {guess:g} {unit}"
+    print(f"{told}; just now it was {measured:,.4g} {unit}.")
 
 
 class Messages:

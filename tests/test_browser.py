@@ -108,7 +108,7 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
     assert median(before) < 8, f"tokens came in lumps from the start: {before}"
     assert median(after) == 8, f"tokens did not begin to come by eights: {after}"
     assert plotted(page) != drawn, "the plot stood still"
-    assert readout(page) == "8 tokens"
+    assert readout(page) == "every 8 tokens"
     finish(page)
     shoot(page, "finished")
     assert [counted(page.locator(".lk-column").nth(place)) for place in range(4)] == [TOKENS] * 4

@@ -96,22 +96,32 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
-# Of each chapter's exercise: the variable, an answer that is right, one that is wrong, and what cells it
-# needs, by what they contain.
+# Of each chapter's exercise: the variable, a right answer, wrong ones (of a wrong type, empty, the placeholder),
+# and what cells it needs, by what they contain.
 EXERCISES = {
-    "00": ("my_policy", '"tokens:6"', '"tokens:5"', ["from labkit.lesson"]),
-    "03": ("my_max_tokens", "40", "41", ["from labkit.lesson"]),
+    "00": (
+        "my_n",
+        "6",
+        ["3", "7", "6.0", '"tokens:6"'],
+        ["from labkit.", "scripted = ", "def first_token_ms"],
+    ),
+    "03": ("my_max_tokens", "40", ["41", "39.5", '"40"', "0"], ["from labkit.lesson"]),
     "06": (
         "my_bytes",
         r'b"data: a\r\n\r\ndata: b\r\n\r\n"',
-        r'b"data: a\n\n"',
+        [r'b"data: a\n\ndata: b\n\n"', 'b""', '"data: a"'],
         ["from labkit.", "def parsed", "def naive"],
     ),
-    "09": ("my_function", WORDS, 'lambda ms: {"x": "", "y": ""}', ["from labkit.lesson"]),
+    "09": (
+        "my_function",
+        WORDS,
+        ['lambda ms: {"x": "", "y": ""}', "lambda ms: {}", "lambda ms: ms[0]['text']"],
+        ["from labkit.lesson", "def asked"],
+    ),
     "12": (
         "my_bytes",
         r'b"\x0a\x08\x08\x05\x1a\x04\x0a\x02ok"',
-        r'b"\x0a\x02\x08\x05"',
+        ["bytes([10, 2, 8, 5])", 'b""', '"ok"'],
         ["from labkit.lesson"],
     ),
 }
@@ -127,11 +137,12 @@ def test_the_exercise_can_be_solved_and_knows_a_wrong_answer(path: Path) -> None
         for source in sources[: sources.index(exercise)]:
             if any(part in source for part in needed):
                 exec(source, scope)
-        verdicts = [verdict(exercise, variable, answer, scope) for answer in ("...", wrong, right)]
+        verdicts = [verdict(exercise, variable, answer, scope) for answer in ("...", right, *wrong)]
     finally:
         for server in [value for value in scope.values() if isinstance(value, Server)]:
             server.stop()
-    assert verdicts == ["Put your answer in place of ... and run the cell again.", "Not yet", "Solved."]
+    unanswered = "Put your answer in place of ... and run the cell again."
+    assert verdicts == [unanswered, "Solved.", *["Not yet"] * len(wrong)]
 
 
 def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) -> str:

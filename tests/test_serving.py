@@ -296,7 +296,7 @@ async def test_ipv6_address_is_answered(isolation: type) -> None:
 
 
 def test_stop_all_stops_what_other_cells_have_left() -> None:
-    """A notebook's `Out` holds what a cell has shown, so a re-run cell cannot rely on anything being forgotten."""
+    """A notebook holds what its cells have shown, so nothing of theirs is ever forgotten."""
     engine = labkit.create_engine("tiny")
     shown = [labkit.serve("sse", engine), labkit.serve("grpc", QUICK, isolation="process")]
     labkit.stop_all()

@@ -8,15 +8,15 @@ import ipywidgets
 
 FLUSH_POLICIES = {
     "every token": "token",
-    "2 tokens": "tokens:2",
-    "4 tokens": "tokens:4",
-    "8 tokens": "tokens:8",
-    "16 tokens": "tokens:16",
-    "32 tokens": "tokens:32",
-    "50 ms": "ms:50",
-    "100 ms": "ms:100",
-    "250 ms": "ms:250",
-    "500 ms": "ms:500",
+    "every 2 tokens": "tokens:2",
+    "every 4 tokens": "tokens:4",
+    "every 8 tokens": "tokens:8",
+    "every 16 tokens": "tokens:16",
+    "every 32 tokens": "tokens:32",
+    "every 50 ms": "ms:50",
+    "every 100 ms": "ms:100",
+    "every 250 ms": "ms:250",
+    "every 500 ms": "ms:500",
 }
 """What the flush knob shows, and the flush policy it means."""
 
@@ -91,7 +91,7 @@ def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
     if not 0 <= value <= 200:
         raise ValueError(f"pace is 0 to 200 ms, not {value}")
     control = ipywidgets.FloatSlider(
-        min=0, max=200, step=1, value=value, description="pace, ms", readout_format=".0f"
+        min=0, max=200, step=1, value=value, description="ms/token", readout_format=".0f"
     )
     return Knob("pace", control, on_change)
 

@@ -2,9 +2,9 @@
 
 import base64
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 from matplotlib.axes import Axes
@@ -25,13 +25,23 @@ _MARGIN_PX = 12
 _TEXT_PX = WIDTH_PX - 2 * _MARGIN_PX
 _COLUMNS_A_ROW = 4
 _LETTER_PT = 8.0
-_LETTER_PX = _LETTER_PT * _PX_PER_INCH / 72 * 0.602
 _LINE_PX = 17
 _HEAD_PX = 50
 _GAP_PX = 16
 _LEGEND_PX = 26
 _PLOT_PX = 240
 _INK, _SOFT, _LINE, _BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
+
+
+def _letter_px() -> float:
+    """How far the font moves on after a letter: hinting makes it a little more than its nominal width."""
+    font = get_font(findfont(FontProperties(family="monospace")))
+    font.set_size(_LETTER_PT, _PX_PER_INCH * _DOTS_PER_PX)
+    font.set_text("M" * 100, 0.0)
+    return float(font.get_width_height()[0]) / 64 / 100 / _DOTS_PER_PX
+
+
+_LETTER_PX = _letter_px()
 
 
 class HasColumns(Protocol):
@@ -162,7 +172,7 @@ def _draw_traces(figure: Figure, traces: Mapping[str, Sequence[Point]], height_p
             [at_s for at_s, _ in points],
             heights,
             color=colour,
-            linewidth=1.1,
+            linewidth=max(1.1, 3.2 - 0.7 * place),  # those drawn first show beneath the others
             label=name,
             drawstyle="steps-pre",
         )
@@ -185,11 +195,13 @@ def _write(page: Axes, x: float, y: float, text: str, size: float, color: str = 
 
 
 def _wrapped(runs: Iterable[Run], letters: int) -> Iterator[list[Run]]:
-    """The first lines of a text, cut at `letters` to a line, after a space where there is one."""
-    tints = list(islice(((tint, letter) for tint, text in runs for letter in text), letters * _LINES))
-    for _ in range(_LINES):
-        if not tints:
-            return
+    """The last lines of a text, as the live view shows them: `letters` to a line, cut after a space."""
+    return iter(deque(_lines(runs, letters), maxlen=_LINES))
+
+
+def _lines(runs: Iterable[Run], letters: int) -> Iterator[list[Run]]:
+    tints = [(tint, letter) for tint, text in runs for letter in text]
+    while tints:
         cut = _cut("".join(letter for _, letter in tints[: letters + 1]), letters)
         yield _grouped(tints[: min(cut, letters)])
         tints = tints[cut:]

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import html
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,7 +70,9 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         self._turning = threading.RLock()
         self._thread: LoopThread | None = None
         self._runs: list[concurrent.futures.Future[None]] = []
-        buttons = [_button("run again", "play", self.start), _button("stop", "stop", self.stop)]
+        self._said = ipywidgets.HTML()
+        self._again = self._button("run again", "play", self.start)
+        buttons = [self._again, self._button("stop", "stop", self.stop), self._said]
         controls = ipywidgets.HBox([*self.knobs.values(), ipywidgets.HBox(buttons)])
         controls.layout.flex_flow = "row wrap"
         super().__init__([controls, self.view, self.plot])
@@ -89,31 +92,28 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
 
     def wait(self, timeout: float | None = None) -> dict[str, Recording]:
-        """Return what each client recorded, by interface, when all have ended or were stopped.
-
-        Where the race is started again meanwhile, by its button, it is the new one that is waited for.
+        """Return what each client recorded, by interface, when all have ended.
 
         Raises:
-            LabkitError: a request was refused, or a stream broke off.
+            LabkitError: a request was refused, a stream broke off, or the race was stopped before its end.
             TimeoutError: they took longer than `timeout` seconds; they are stopped.
         """
+        runs = self._runs
+        self._again.disabled = True  # until then there is one race, and this is it
         try:
-            while True:
-                runs = self._runs
-                done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
-                with self._turning:
-                    if self._runs is runs:
-                        break
-            for run in done.done:
-                if not run.cancelled():
-                    run.result()
-            if done.not_done:
-                raise TimeoutError(f"still running after {timeout} s")
+            done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
         finally:
+            self._again.disabled = False
             self.stop()
             self.view.flush()
             self.plot.flush()
-        return {name: self.recordings[name] for name in self._names if name in self.recordings}
+        if any(run.cancelled() for run in runs) and not done.not_done:
+            raise LabkitError("the race was stopped before its end: run this cell again")
+        for run in done.done:
+            run.result()
+        if done.not_done:
+            raise TimeoutError(f"still running after {timeout} s")
+        return {name: self.recordings[name] for name in self._names}
 
     def run(self, timeout: float | None = None) -> dict[str, Recording]:
         """`start` and `wait`."""
@@ -135,7 +135,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         return picture(self.view, self.plot)
 
     def __repr__(self) -> str:
-        return f"Race({', '.join(self._names)})"
+        return f"Race({', '.join(self._names)}): a live panel, its picture is below"
 
     async def _lane(self, server: Server) -> None:
         """One server: the stream that is drawn, and the company it has meanwhile."""
@@ -165,6 +165,9 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             except LabkitError as error:
                 self.view.finish(name, str(error), failed=True)
                 raise
+            except asyncio.CancelledError:
+                self.view.finish(name, "stopped")
+                raise
         match recording.end:
             case Finished(reason=reason):
                 self.view.finish(name, f"finished: {reason}")
@@ -185,6 +188,18 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             while True:
                 await client.record(self._request)
 
+    def _button(self, text: str, icon: str, press: Callable[[], None]) -> ipywidgets.Button:
+        def pressed(_: object) -> None:
+            try:
+                press()
+                self._said.value = ""
+            except LabkitError as error:
+                self._said.value = f"<small>{html.escape(str(error))}</small>"
+
+        button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
+        button.on_click(pressed)
+        return button
+
     # Knobs may call from a thread of the kernel's choosing: setting a number or a policy is all they do.
 
     def _set_flush(self, policy: str) -> None:
@@ -200,12 +215,6 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
 
     def _set_streams(self, streams: int) -> None:
         self._streams = streams
-
-
-def _button(text: str, icon: str, pressed: Callable[[], None]) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
-    button.on_click(lambda _: pressed())
-    return button
 
 
 class _Lane:
