@@ -96,7 +96,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
-# Of each chapter's exercise: the variable, a right answer, wrong ones (of a wrong type, empty, the placeholder),
+# Of each exercise: the variable, a right answer, wrong ones (a wrong type, nothing, the placeholder),
 # and what cells it needs, by what they contain.
 EXERCISES = {
     "00": (
