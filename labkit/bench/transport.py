@@ -109,7 +109,7 @@ class _Bench:
         """Warm up, and find how many answers a stream must take so that a figure rests on `cpu_s`."""
         self.us_per_token(name, streams, 1)
         once = self.us_per_token(name, streams, 1) * streams * self._tokens / 1e6
-        return max(1, ceil(cpu_s / once))
+        return max(1, ceil(cpu_s / max(once, 1e-3)))  # a busy kernel may not have counted it yet
 
     def us_per_token(self, name: str, streams: int, answers: int) -> float:
         pid = self._servers[name].pid
