@@ -21,15 +21,21 @@ class RESTClient(Client):
         self._http = http.pooled(url)
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        received, body = 0, b""
         try:
-            response = await self._http.post("/generate", content=wire.request_to_json(request))
+            async with self._http.stream(
+                "POST", "/generate", content=wire.request_to_json(request)
+            ) as response:
+                async for data in response.aiter_raw():
+                    # Of the last read that brought something; what httpx does after it is no part of the wait.
+                    received = time.monotonic_ns()
+                    body += data
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
-        received = time.monotonic_ns()
         if response.is_success:
-            yield Chunk(received, [*wire.answer_from_json(response.content).events()])
+            yield Chunk(received, [*wire.answer_from_json(body).events()])
             return
-        refusal = http.refusal(response)
+        refusal = http.refusal(response.status_code, body)
         if not isinstance(refusal, EngineFailed | Stopping):
             raise refusal
         yield Chunk(received, [Failed(0, refusal.code, str(refusal))])

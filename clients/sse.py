@@ -27,8 +27,7 @@ class SSEClient(Client):
                 "POST", "/generate", content=wire.request_to_json(request)
             ) as response:
                 if not response.is_success:
-                    await response.aread()
-                    raise http.refusal(response)
+                    raise http.refusal(response.status_code, await response.aread())
                 async for data in response.aiter_raw():
                     received = time.monotonic_ns()
                     events = [wire.event_from_json(event.data) for event in parser.feed(data)]

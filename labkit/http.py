@@ -21,14 +21,14 @@ def pooled(url: str) -> httpx.AsyncClient:
     )
 
 
-def refusal(response: httpx.Response) -> LabkitError:
-    """The error in a response whose body has been read."""
+def refusal(status: int, body: bytes) -> LabkitError:
+    """The error in a response that is none of the answer."""
     try:
-        error = response.json()["error"]
+        error = json.loads(body)["error"]
         return from_code(error["code"], error["message"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        code = CODES.get(response.status_code, "invalid_request")
-        return from_code(code, f"HTTP {response.status_code}: {response.text[:200]}")
+    except (ValueError, KeyError, TypeError):
+        text = body[:200].decode("utf-8", "replace")
+        return from_code(CODES.get(status, "invalid_request"), f"HTTP {status}: {text}")
 
 
 def lost(name: str, error: httpx.TransportError) -> ConnectionLost:

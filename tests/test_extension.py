@@ -85,8 +85,7 @@ class JSONLinesClient(Client):
         try:
             async with self._http.stream("POST", "/generate", content=body) as response:
                 if not response.is_success:
-                    await response.aread()
-                    raise http.refusal(response)
+                    raise http.refusal(response.status_code, await response.aread())
                 async for data in response.aiter_raw():
                     received = time.monotonic_ns()
                     *lines, rest = (rest + data).split(b"\\n")
