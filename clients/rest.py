@@ -27,7 +27,7 @@ class RESTClient(Client):
                 "POST", "/generate", content=wire.request_to_json(request)
             ) as response:
                 async for data in response.aiter_raw():
-                    # Of the last read that brought something; what httpx does after it is no part of the wait.
+                    # Of the last read that brought something: what httpx does after it is not waited for.
                     received = time.monotonic_ns()
                     body += data
         except httpx.TransportError as error:

@@ -33,7 +33,7 @@ def test_the_order_turns_and_leaves_nobody_out() -> None:
 
 
 def test_transport_divides_every_interface_by_raw_in_the_same_round() -> None:
-    result = transport.measure(streams=(1, 2), tokens=16, rounds=2, cpu_s=0.005)
+    result = transport.measure(streams=(1, 2), tokens=16, rounds=2, cpu_s=0.05)
     names = ["raw", *interfaces.names()]
     measured = [(cost.interface, cost.streams) for cost in result.costs]
     assert measured == [(name, streams) for streams in (1, 2) for name in names]
