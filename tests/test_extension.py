@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +142,28 @@ def test_stream_serves_and_reads_it(environment: dict[str, str]) -> None:
         environment, "labkit", "stream", "jsonlines", "count", "--engine", "scripted:tokens=4,interval_ms=0"
     )
     assert result.stdout.strip() == "the quick brown fox"
+
+
+def test_serve_serves_it(environment: dict[str, str]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "labkit",
+        "serve",
+        "jsonlines",
+        "--port",
+        "0",
+        "--engine",
+        "scripted:tokens=3",
+    ]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
+        assert url is not None
+        lines = httpx.post(f"{url[0]}/generate", json={"prompt": "count"}).text.splitlines()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert [json.loads(line)["type"] for line in lines] == ["started", "token", "token", "token", "finished"]
 
 
 def test_the_contract_test_takes_it_up(environment: dict[str, str]) -> None:
