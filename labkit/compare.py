@@ -23,7 +23,7 @@ from labkit.client import Client, Recording
 from labkit.engine import Engine, create_engine
 from labkit.errors import InvalidRequest, from_code
 from labkit.events import Failed, GenerateRequest
-from labkit.metrics import figures, percentile
+from labkit.metrics import figures
 from labkit.relay import CountingRelay
 from labkit.server import Server
 from labkit.serving import serve
@@ -31,30 +31,10 @@ from labkit.serving import serve
 Isolation = Literal["thread", "process"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One timed request; `place` is its turn within the repeat. A figure is None where it is undefined."""
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """The figures of `labkit.metrics.Figures` that are compared; None where one is undefined."""
 
-    interface: str
-    repeat: int
-    place: int
-    text: str
-    tokens: int
-    chunks: int
-    ttft_ms: float | None
-    itl_p50_ms: float | None
-    itl_p99_ms: float | None
-    icl_p50_ms: float | None
-    tpot_ms: float | None
-    e2e_ms: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """Medians over the `n` repeats of one interface; bytes as counted on the wire, both ways."""
-
-    interface: str
-    n: int
     tokens: float | None
     chunks: float | None
     ttft_ms: float | None
@@ -63,11 +43,29 @@ class Row:
     icl_p50_ms: float | None
     tpot_ms: float | None
     e2e_ms: float | None
-    bytes_up: int | None = None
-    bytes_down: int | None = None
 
 
-FIGURES = [f.name for f in fields(Row) if f.name.endswith("_ms") or f.name in ("tokens", "chunks")]
+@dataclass(frozen=True, kw_only=True)
+class Run(_Figures):
+    """One timed request; `place` is its turn within the repeat."""
+
+    interface: str
+    repeat: int
+    place: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(_Figures):
+    """Medians over the `n` repeats of one interface; bytes as counted on the wire, both ways."""
+
+    interface: str
+    n: int
+    bytes_up: int | None
+    bytes_down: int | None
+
+
+FIGURES = [f.name for f in fields(_Figures)]
 
 
 @dataclass
@@ -111,7 +109,7 @@ class Comparison:
         runs = [run for run in self.runs if run.interface == name]
         up, down = self.bytes.get(name, (None, None))
         middle = {figure: _median([getattr(run, figure) for run in runs]) for figure in FIGURES}
-        return Row(name, len(runs), **middle, bytes_up=up, bytes_down=down)
+        return Row(interface=name, n=len(runs), bytes_up=up, bytes_down=down, **middle)
 
 
 def compare(
@@ -243,21 +241,9 @@ async def _record(client: Client, request: GenerateRequest) -> Recording:
 
 
 def _run(recording: Recording, name: str, repeat: int, place: int) -> Run:
-    f = figures(recording)
-    return Run(
-        interface=name,
-        repeat=repeat,
-        place=place,
-        text=recording.text,
-        tokens=f.tokens,
-        chunks=f.chunks,
-        ttft_ms=f.ttft_ms,
-        itl_p50_ms=f.itl_p50_ms,
-        itl_p99_ms=f.itl_p99_ms,
-        icl_p50_ms=percentile(f.icl_ms, 50),
-        tpot_ms=f.tpot_ms,
-        e2e_ms=f.e2e_ms,
-    )
+    derived = figures(recording)
+    compared = {figure: getattr(derived, figure) for figure in FIGURES}
+    return Run(interface=name, repeat=repeat, place=place, text=recording.text, **compared)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

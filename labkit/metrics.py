@@ -91,6 +91,10 @@ class Figures:
         return percentile(self.itl_ms, 99)
 
     @property
+    def icl_p50_ms(self) -> float | None:
+        return percentile(self.icl_ms, 50)
+
+    @property
     def jitter_ms(self) -> float | None:
         p50, p99 = self.itl_p50_ms, self.itl_p99_ms
         return None if p50 is None or p99 is None else p99 - p50

@@ -87,8 +87,8 @@ def test_figures_can_be_published(outcome: tuple[str, dict[str, Any]]) -> None:
 
 
 def run(interface: str, text: str, **figures: float | None) -> Run:
-    names = ("ttft_ms", "itl_p50_ms", "itl_p99_ms", "icl_p50_ms", "tpot_ms", "e2e_ms")
-    return Run(interface, 0, 0, text, 2, 2, **{name: figures.get(name) for name in names})
+    known: dict[str, Any] = {**dict.fromkeys(compare.FIGURES), "tokens": 2, "chunks": 2, **figures}
+    return Run(interface=interface, repeat=0, place=0, text=text, **known)
 
 
 def unlike() -> Comparison:
