@@ -64,6 +64,7 @@ class Benchmark(StrEnum):
     transport = "transport"
     memory = "memory"
     ruler = "ruler"
+    engine = "engine"
 
 
 def _interface_names(incomplete: str) -> list[str]:
@@ -215,7 +216,8 @@ def bench(
     json_file: JsonFile = None,
     names: Names = "",
 ) -> None:
-    """Measure what a token costs (transport), a stream weighs (memory), how true the figures are (ruler)."""
+    """Measure what a token costs (transport), what a stream weighs (memory), how true the figures are (ruler)
+    and how fast the engine is beside others (engine)."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from labkit import report, terminal

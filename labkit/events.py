@@ -25,7 +25,8 @@ class GenerateRequest(BaseModel):
 
     `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off. The same `seed` gives the same text.
     `ignore_eos` goes on to `max_tokens` even where the model would end. `stamps` asks for the time of
-    each hop (`Stamps`) to travel with every token.
+    each hop (`Stamps`) to travel with every token. `reader_tps` is how fast the reader reads, in tokens per
+    second: only a scheduler that looks at readers heeds it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +40,7 @@ class GenerateRequest(BaseModel):
     stop: list[StopString] = Field(default_factory=list, max_length=4)
     ignore_eos: bool = False
     stamps: bool = False
+    reader_tps: float = Field(default=10.0, gt=0, le=10_000, allow_inf_nan=False)
     request_id: RequestId | None = None
 
     @classmethod

@@ -13,8 +13,12 @@ from websockets.sync.client import connect
 
 from labkit.client import Recording
 from labkit.metrics import figures
+from labkit.sim.timelines import Summary
+from labkit.verdict import Outcome
 
 T = TypeVar("T")
+
+RUN_HEADINGS = ["tok/s", "effective", "TTFT p50", "p99", "ITL p99", "fluidity", "QoE", "stall", "preempted"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ def figures_table(recordings: Mapping[str, Recording]) -> Table:
     return table
 
 
+def runs_table(runs: Mapping[str, Summary]) -> Table:
+    """The figures of each run, a row each (the definitions are those of `labkit.sim.timelines.Summary`)."""
+    table = Table(title="of all requests together; TTFT and stalls in s, ITL in ms")
+    table.add_column("", no_wrap=True)
+    for heading in RUN_HEADINGS:
+        table.add_column(heading, justify="right")
+    for name, run in runs.items():
+        rates = (run.tokens_per_s, run.effective_tokens_per_s)
+        shown = [f"{x:,.0f}" if x is not None else "–" for x in rates]
+        waits = (run.ttft_p50_s, run.ttft_p99_s, run.itl_p99_ms, run.fluidity, run.qoe, run.stall_s)
+        for value, digits in zip(waits, (2, 2, 0, 3, 3, 2), strict=True):
+            shown.append("–" if value is None else f"{value:,.{digits}f}")
+        table.add_row(name, *shown, f"{run.preemptions:,}")
+    return table
+
+
 def finding(claim: str, holds: bool) -> None:
     """State what was measured just now, or say that this run did not show it.
 
@@ -50,6 +70,17 @@ def finding(claim: str, holds: bool) -> None:
     if not holds:
         raise AssertionError(f"not in this run: {claim}")
     print(f"✓ {claim}")
+
+
+def settle(claim: str, outcome: Outcome) -> None:
+    """State what `labkit.verdict` made of a claim; that this run does not settle it is an answer too.
+
+    Raises:
+        AssertionError: the claim fails in this run.
+    """
+    if outcome == "fails":
+        raise AssertionError(f"refuted in this run: {claim}")
+    print(f"{'✓' if outcome == 'holds' else '? not settled in this run:'} {claim}")
 
 
 def check(answer: T | EllipsisType, conditions: Mapping[str, Callable[[T], bool]]) -> "Lines":

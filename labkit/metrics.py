@@ -1,6 +1,6 @@
-"""Every figure of the lab, derived here and only here from the times that a client and a server stamped.
+"""Every figure of a delivery, derived here and only here: of recordings, traces and simulations.
 
-For a request sent at s, whose n tokens became readable at t1..tn on the client's clock:
+For a request sent (in a trace: arrived) at s, whose n tokens became readable at t1..tn on the same clock:
 
     TTFT     t1 - s              time to first token
     ITL      t(i+1) - t(i)       inter-token latency; many are 0 where a chunk brought several tokens
@@ -9,8 +9,9 @@ For a request sent at s, whose n tokens became readable at t1..tn on the client'
     E2E      tn - s
     jitter   p99 - p50 of ITL
     goodput  requests per second that meet a stated TTFT and TPOT objective
-    QoE      what a reader at a given speed could digest over what an ideal server would have let him,
-             as area under the curves (Andes, arXiv 2404.16283; TokenFlow, arXiv 2510.02758)
+
+What the delivery is worth to a reader at a given speed (stalls, fluidity, effective tokens, QoE) is
+`labkit.reading`'s; `readable_s` makes its times of a recording.
 
 Times are seconds in arguments called `_s`, milliseconds where called `_ms`, nanoseconds where `_ns`.
 """
@@ -20,8 +21,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
+from labkit import reading
 from labkit.client import Recording
 from labkit.events import Token
+from labkit.reading import digested as digested
 
 HOPS = ("sampled", "queued", "flushed", "written", "received")
 
@@ -61,6 +64,11 @@ def arrivals(recording: Recording) -> list[int]:
     return times
 
 
+def readable_s(recording: Recording) -> list[float]:
+    """When each token became readable, in seconds after the request was sent: what `labkit.reading` takes."""
+    return [(time - recording.sent_ns) / 1e9 for time in arrivals(recording)]
+
+
 def chunk_arrivals(recording: Recording) -> list[int]:
     """When each read that brought at least one token ended, in ns."""
     return [c.received_ns for c in recording.chunks if any(isinstance(event, Token) for event in c.events)]
@@ -72,7 +80,7 @@ def gaps_ms(times_ns: Sequence[int]) -> list[float]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one recording amounts to; None where it is undefined."""
+    """What one request amounts to; None where it is undefined."""
 
     tokens: int
     chunks: int
@@ -102,15 +110,23 @@ class Figures:
 
 def figures(recording: Recording) -> Figures:
     """Derive all figures of one request."""
-    times = arrivals(recording)
-    chunks = chunk_arrivals(recording)
+    return _derive(recording.sent_ns, arrivals(recording), chunk_arrivals(recording))
+
+
+def figures_of_times(arrival_s: float, times_s: Sequence[float]) -> Figures:
+    """All figures of one request whose tokens came one by one at these times, to the nanosecond."""
+    times = [round(time * 1e9) for time in times_s]
+    return _derive(round(arrival_s * 1e9), times, times)
+
+
+def _derive(sent_ns: int, times: Sequence[int], chunks: Sequence[int]) -> Figures:
     n = len(times)
     return Figures(
         tokens=n,
         chunks=len(chunks),
-        ttft_ms=(times[0] - recording.sent_ns) / 1e6 if n else None,
+        ttft_ms=(times[0] - sent_ns) / 1e6 if n else None,
         tpot_ms=(times[-1] - times[0]) / 1e6 / (n - 1) if n > 1 else None,
-        e2e_ms=(times[-1] - recording.sent_ns) / 1e6 if n else None,
+        e2e_ms=(times[-1] - sent_ns) / 1e6 if n else None,
         itl_ms=gaps_ms(times),
         icl_ms=gaps_ms(chunks),
     )
@@ -133,37 +149,19 @@ def lags_ms(recording: Recording) -> dict[str, list[float]]:
     return lags
 
 
-def goodput(results: Iterable[Figures], duration_s: float, *, ttft_ms: float, tpot_ms: float) -> float:
-    """Requests per second that met both objectives; a request without a TTFT met none, one without a TPOT
-    (a single token) is judged by its TTFT alone.
+def meets(result: Figures, *, ttft_ms: float, tpot_ms: float) -> bool:
+    """Whether a request met both objectives: one without a TTFT met none, one without a TPOT (a single
+    token) is judged by its TTFT alone.
     """
-    met = sum(
-        f.ttft_ms is not None and f.ttft_ms <= ttft_ms and (f.tpot_ms is None or f.tpot_ms <= tpot_ms)
-        for f in results
-    )
-    return met / duration_s
+    in_time = result.ttft_ms is not None and result.ttft_ms <= ttft_ms
+    return in_time and (result.tpot_ms is None or result.tpot_ms <= tpot_ms)
 
 
-def digested(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
-    """When a reader at `tokens_per_s` has digested each token, given when each became readable."""
-    finished: list[float] = []
-    for time in times_s:
-        start = max(time, finished[-1]) if finished else time
-        finished.append(start + 1 / tokens_per_s)
-    return finished
+def goodput(results: Iterable[Figures], duration_s: float, *, ttft_ms: float, tpot_ms: float) -> float:
+    """Requests per second that met both objectives (`meets`)."""
+    return sum(meets(result, ttft_ms=ttft_ms, tpot_ms=tpot_ms) for result in results) / duration_s
 
 
 def qoe(recording: Recording, *, tokens_per_s: float, ttft_s: float = 1.0) -> float | None:
-    """Quality of experience between 0 and 1: area under the digested tokens over the ideal's.
-
-    The ideal server's first token comes after `ttft_s` and the rest no slower than the reader reads. Both
-    areas run to where the later of the two has finished. Surplus speed earns nothing. None without tokens.
-    """
-    times = [(t - recording.sent_ns) / 1e9 for t in arrivals(recording)]
-    if not times:
-        return None
-    actual = digested([max(t, ttft_s) for t in times], tokens_per_s)
-    ideal = digested([ttft_s] * len(times), tokens_per_s)
-    end = max(actual[-1], ideal[-1])
-    area = sum(end - t + 0.5 / tokens_per_s for t in actual)
-    return area / sum(end - t + 0.5 / tokens_per_s for t in ideal)
+    """Quality of experience between 0 and 1, as `labkit.reading.qoe` defines it; None without tokens."""
+    return reading.qoe(readable_s(recording), tokens_per_s=tokens_per_s, ttft_s=ttft_s)

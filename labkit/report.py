@@ -10,6 +10,7 @@ from rich.text import Text
 
 from labkit.bench.machine import Machine
 from labkit.bench.memory import Memory
+from labkit.bench.peers import OWN, Peers, Rate
 from labkit.bench.ruler import Ruler
 from labkit.bench.suite import Results
 from labkit.bench.transport import Cost, Transport
@@ -85,6 +86,8 @@ def results(found: Results) -> list[RenderableType]:
         parts.append(memory_table(found.memory))
     if found.ruler is not None:
         parts += [ruler_table(found.ruler), lag_table(found.ruler)]
+    if found.engine is not None:
+        parts.append(engine_tables(found.engine))
     return [*parts, machine_line(found.machine)]
 
 
@@ -151,6 +154,32 @@ def lag_table(found: Ruler) -> Group:
     name = found.lags[0].engine if found.lags else ""
     title = f"How late a loop wakes beside the {name} engine in the same process, in ms"
     return table(title, ["streams", "tokens", "p50", "p99"], rows)
+
+
+def engine_tables(found: Peers) -> Group:
+    """A table for each model; below them, which peers are not here and why."""
+    headings = ["", "batch", "tokens/s of\nCPU time", "labkit is", "same\ntokens", "target"]
+    tables = [
+        table(
+            f"Decoding with the {model} model, {parameters / 1e6:.1f} million parameters",
+            headings,
+            [_rate_row(rate) for rate in found.rates if rate.model == model],
+        )
+        for model, parameters in found.parameters.items()
+    ]
+    answers = f"{found.tokens} tokens after {found.prompt_tokens}, medians of {found.rounds}"
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    return Group(
+        *tables,
+        Text(f"float32, one thread, greedy, {answers}; {versions}"),
+        *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in found.skipped.items()),
+    )
+
+
+def _rate_row(rate: Rate) -> list[str]:
+    ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
+    target = "" if rate.target is None else f"≥ {rate.target:g}× {_met(bool(rate.met))}"
+    return [rate.peer, f"{rate.batch}", number(rate.tokens_s, 0), ratio, f"{rate.same_tokens:.1%}", target]
 
 
 def doctor_table(checks: Sequence[Check]) -> Table:

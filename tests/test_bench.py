@@ -4,7 +4,9 @@ import asyncio
 import io
 import json
 import os
+import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from test_cli import labkit as command
 
 import labkit
 from labkit import interfaces, report
-from labkit.bench import machine, memory, raw, ruler, suite, transport
+from labkit.bench import machine, memory, peers, raw, ruler, suite, transport
 from labkit.bench.drains import drain
+from labkit.bench.peer_process import Answer, PeerProcess
 from labkit.bench.rounds import rotated
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, StartError
 
 
 def shown(*parts: object) -> str:
@@ -122,3 +125,127 @@ def test_results_become_json() -> None:
     results = suite.Results(machine.describe(), {}, memory=memory.Memory(1, [weight]))
     assert json.loads(json.dumps(results.to_json()))["memory"]["weights"][0]["kib_per_stream"] == 2.0
     assert asdict(results) == results.to_json()
+
+
+def test_peers_choose_the_same_tokens_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(peers.LLAMA_PYTHON, raising=False)
+    said: list[float] = []
+    found = peers.measure(
+        models=("tiny",), batches=(1, 2), tokens=12, rounds=2, progress=lambda what, done: said.append(done)
+    )
+    here = [name for name in (peers.OWN, peers.HF, peers.NAIVE) if name not in found.skipped]
+    everybody = [(name, 1) for name in here] + [(name, 2) for name in here if name != peers.NAIVE]
+    assert [(rate.peer, rate.batch) for rate in found.rates] == everybody
+    for rate in found.rates:
+        assert len(rate.rounds_tokens_s) == 2 and min(rate.rounds_tokens_s) > 0
+        assert rate.same_tokens == 1.0
+        assert rate.ratio > 0 and rate.target is None
+    assert [rate.ratio for rate in found.rates if rate.peer == peers.OWN] == [1.0, 1.0]
+    assert found.parameters == {"tiny": 933_888}
+    assert said == sorted(said) and 0 <= said[0] < said[-1] < 1
+    assert f"{peers.LLAMA} is skipped: {peers.LLAMA_PYTHON}" in shown(report.engine_tables(found))
+
+
+def answers(own_s: float, other_s: float, tokens: int = peers.TARGET_TOKENS) -> dict[str, Answer]:
+    return {peers.OWN: Answer(own_s, [[7] * tokens]), peers.HF: Answer(other_s, [[7] * tokens])}
+
+
+def test_a_peer_is_compared_within_each_round() -> None:
+    rounds = [answers(1.0, 3.0), answers(10.0, 20.0), answers(1.0, 2.5)]
+    rate = peers._rate(peers.HF, "tiny", 1, rounds)
+    assert rate.ratio == pytest.approx(2.5)
+    assert rate.tokens_s == pytest.approx((peers.TARGET_TOKENS - 1) / 3.0)
+    assert rate.target is None
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(1.7, "met"), (1.5, "not met")])
+def test_a_target_of_the_engine_is_met_or_not(seconds: float, word: str) -> None:
+    rate = peers._rate(peers.HF, peers.TARGET_MODEL, 1, [answers(1.0, seconds)])
+    found = peers.Peers(200, 16, 1, {peers.TARGET_MODEL: 5_000_000}, {}, {}, [rate])
+    assert f"≥ 1.6× {word}" in shown(report.engine_tables(found))
+    short = peers._rate(peers.HF, peers.TARGET_MODEL, 1, [answers(1.0, seconds, tokens=32)])
+    assert short.target is None
+
+
+def test_other_tokens_are_counted() -> None:
+    given = {peers.OWN: Answer(1.0, [[1, 2], [3, 4]]), peers.HF: Answer(1.0, [[1, 2], [9, 4]])}
+    assert peers._rate(peers.HF, "tiny", 2, [given]).same_tokens == 0.75
+
+
+def test_peers_that_are_not_here_say_what_they_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    optional = {name: peers.FILES[name] for name in (peers.HF, peers.LLAMA)}
+    monkeypatch.setattr(peers, "FILES", optional)
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    monkeypatch.setenv(peers.LLAMA_PYTHON, str(tmp_path / "python"))
+    with ExitStack() as stack:
+        bench = peers._Bench(stack)
+        assert bench.ready() == {}
+    assert bench.skipped[peers.HF] == 'pip install "labkit[hf]"'
+    assert "python does not start: No such file" in bench.skipped[peers.LLAMA]
+
+
+PEER = """
+PACKAGES = ("torch",)
+loads = 0
+def load(folder):
+    global loads
+    loads += 1
+    def generate(prompts, tokens):
+        print("not a reply")
+        return 0.5, [[loads] * tokens for _ in prompts]
+    return generate
+"""
+
+
+def test_a_peer_loads_each_model_once_and_may_print(tmp_path: Path) -> None:
+    (tmp_path / "peer.py").write_text(PEER)
+    with PeerProcess("mine", str(tmp_path / "peer.py")) as peer:
+        assert peer.ready().keys() == {"torch"}
+        loads = [peer.ask(Path(folder), [[1], [2]], 3).tokens for folder in ("a", "a", "b")]
+    assert loads == [[[1, 1, 1]] * 2, [[1, 1, 1]] * 2, [[2, 2, 2]] * 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
+        ("import sys; sys.exit(3)", "status 3"),
+    ],
+)
+def test_a_peer_that_does_not_start_is_skipped_with_its_last_words(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer.py").write_text(text)
+    monkeypatch.setattr(peers, "FILES", {peers.LLAMA: str(tmp_path / "peer.py")})
+    monkeypatch.setenv(peers.LLAMA_PYTHON, sys.executable)
+    with ExitStack() as stack:
+        bench = peers._Bench(stack)
+        bench.ready()
+        assert bench.names(1) == []
+    assert words in bench.skipped[peers.LLAMA]
+
+
+def test_a_peer_that_breaks_later_says_why(tmp_path: Path) -> None:
+    (tmp_path / "peer.py").write_text(PEER.replace('print("not a reply")', "raise ValueError('too much')"))
+    with PeerProcess("mine", str(tmp_path / "peer.py")) as peer:
+        peer.ready()
+        with pytest.raises(StartError, match="mine ended: ValueError: too much"):
+            peer.ask(tmp_path, [[1]], 3)
+
+
+def test_the_engine_is_a_benchmark_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = peers.Peers(
+        32, 16, 1, {"tiny": 1}, {}, {}, [peers._rate(peers.HF, "tiny", 1, [answers(1.0, 2.0)])]
+    )
+    asked: list[dict[str, object]] = []
+
+    def measure(**options: object) -> peers.Peers:
+        asked.append(options)
+        return found
+
+    monkeypatch.setattr(peers, "measure", measure)
+    results = [suite.run(["engine"], quick=quick) for quick in (True, False)]
+    assert asked[0]["rounds"] == 1 and "rounds" not in asked[1]
+    assert json.loads(json.dumps(results[0].to_json()))["engine"]["rates"][0]["ratio"] == 2.0
+    assert "Hugging Face" in shown(*report.results(results[0]))
+    assert "engine" in command("bench", "--help").stdout

@@ -1,4 +1,4 @@
-"""Chapter 00 as a person meets it: real JupyterLab in real Chromium, run, turn a knob, watch it change."""
+"""What a person meets: real JupyterLab in real Chromium, chapter 00 and its knobs, a schedule that moves."""
 
 import json
 import os
@@ -39,6 +39,35 @@ SAMPLE = """async ([column, ms]) => {
   }
   return seen;
 }"""
+
+# A cell each: four requests one after the other on a model that takes 20 ms a step, played in twelve seconds.
+SCHEDULE = (
+    """from labkit.engine.trace import Arrived, Iteration, Moved
+from labkit.widgets import ScheduleView, replay
+run = [Arrived(0, request, f"story {request}", 10, 75, 20.0) for request in range(4)]
+for request in range(4):
+    run.append(Moved(1.5 * request, request, "decode"))
+    for step in range(75):
+        now = 1.5 * request + 0.02 * step
+        run.append(Iteration(now, now + 0.02, 0, 1, 10 + step, 0, 10 + step, 1, 3 - request, [request]))
+    run.append(Moved(now + 0.02, request, "finished"))
+view = ScheduleView(kv_limit=100)
+view""",
+    "playing = replay(run, view, speed=0.5)",
+)
+# Runs in the page: how many pixels of a canvas have the colour of the legend's place-th state.
+PAINTED = """([place, state]) => {
+  const view = document.querySelectorAll(".lk-schedule")[place];
+  const bar = view.querySelectorAll(".lk-schedule-bar")[state];
+  const [red, green, blue] = getComputedStyle(bar).backgroundColor.match(/\\d+/g).map(Number);
+  const canvas = view.querySelector("canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4)
+    if (data[i] === red && data[i + 1] === green && data[i + 2] === blue && data[i + 3] === 255) count += 1;
+  return count;
+}"""
+DECODE = 2
 
 KERNEL_IS_THERE = (
     "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -114,6 +143,65 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
     assert [counted(page.locator(".lk-column").nth(place)) for place in range(4)] == [TOKENS] * 4
     assert outside == []
     assert errors == []
+
+
+def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
+    lab: str, page: Page, tmp_path: Path
+) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    write_notebook(tmp_path / "notebooks" / "schedule.ipynb", SCHEDULE)
+    page.goto(lab.replace(CHAPTER, "schedule.ipynb"))
+    page.wait_for_function(KERNEL_IS_THERE)
+    command(page, "notebook:run-all-cells")
+    canvas = page.locator(".lk-schedule canvas")
+    canvas.and_(page.get_by_label(re.compile("[1-4] finished"))).wait_for()
+    painted = [page.evaluate(PAINTED, [0, DECODE])]
+    shoot(page, "schedule-playing")
+
+    command(page, "docmanager:save")
+    page.wait_for_timeout(300)
+    page.reload()
+    canvas.and_(page.get_by_label(re.compile("[1-4] finished"))).wait_for()
+    painted.append(page.evaluate(PAINTED, [0, DECODE]))
+    canvas.and_(page.get_by_label("4 finished")).wait_for()
+    assert min(painted) > 1000, "nothing is drawn"
+
+    # Shown once more it is drawn from the whole, and the first from what came piece by piece.
+    page.wait_for_function(KERNEL_IS_THERE)
+    command(page, "notebook:insert-cell-below")
+    command(page, "notebook:enter-edit-mode")
+    page.wait_for_timeout(300)
+    page.keyboard.insert_text("view")
+    page.keyboard.press("Shift+Enter")
+    canvas.nth(1).wait_for()
+    page.wait_for_timeout(1000)
+    one, other = (canvas.nth(place).evaluate("canvas => canvas.toDataURL()") for place in range(2))
+    assert one == other
+    command(page, "apputils:change-theme", theme="JupyterLab Dark")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    page.wait_for_timeout(300)
+    shoot(page, "schedule-dark")
+    assert page.evaluate(PAINTED, [0, DECODE]) > 1000, "the canvas kept the colours of the light theme"
+    assert errors == []
+
+
+def command(page: Page, name: str, **options: str) -> None:
+    """Have JupyterLab do something, without waiting for its end."""
+    run = "([name, options]) => { window.jupyterapp.commands.execute(name, options); }"
+    page.evaluate(run, [name, options])
+
+
+def write_notebook(path: Path, cells: tuple[str, ...]) -> None:
+    code: dict[str, object] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": kernel,
+        "cells": [{**code, "id": f"cell-{place}", "source": cell} for place, cell in enumerate(cells)],
+    }
+    path.write_text(json.dumps(notebook))
 
 
 def jumps(counts: list[int]) -> list[int]:

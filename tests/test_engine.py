@@ -3,49 +3,15 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
-from labkit.engine.scheduler import Plan, plan
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.stream import HIGH_WATER, TokenStream
-
-
-@dataclass
-class Fake:
-    """A sequence as the scheduler sees it."""
-
-    wanted: bool = True
-    writable: bool = True
-    prefilled: bool = True
-    due_s: float = 0.0
-
-
-def test_everybody_who_may_decodes() -> None:
-    assert plan([Fake(), Fake(), Fake()], now_s=1.0) == Plan([0, 1, 2], [], None)
-
-
-def test_one_prompt_is_read_at_a_time_and_the_oldest_first() -> None:
-    assert plan([Fake(), Fake(prefilled=False), Fake(prefilled=False)], 1.0).run == [0, 1]
-
-
-def test_a_full_stream_is_not_scheduled() -> None:
-    assert plan([Fake(writable=False), Fake()], 1.0) == Plan([1], [], None)
-
-
-def test_who_is_not_wanted_is_dropped() -> None:
-    assert plan([Fake(), Fake(wanted=False)], 1.0) == Plan([0], [1], None)
-
-
-def test_the_pace_is_kept_by_resting_until_the_first_is_due() -> None:
-    resting = plan([Fake(due_s=1.5), Fake(due_s=1.2), Fake(writable=False, due_s=1.1)], 1.0)
-    assert resting.run == []
-    assert resting.rest_s == pytest.approx(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +74,7 @@ async def test_the_end_of_the_text_ends_the_stream_unless_ignored(engine: LocalE
 
 
 async def test_the_context_is_the_limit(engine: LocalEngine) -> None:
-    context = engine.model.config.context
+    context = engine.context
     request = GenerateRequest(prompt="Once", max_tokens=context, ignore_eos=True)
     *_, last = await collect(engine.submit(request))
     assert isinstance(last, Finished)
@@ -135,14 +101,15 @@ async def test_closing_a_stream_stops_its_work_within_a_step(engine: LocalEngine
     produced = stream.produced
     await asyncio.sleep(0.2)
     assert stream.produced <= produced + 1
-    assert engine._running == []
+    assert engine._core.running == []
+    assert engine._core.kv_tokens == 0
 
 
 async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -> None:
     broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sound = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
-    sequence = next(s for s in [*engine._arrived, *engine._running] if s.stream is broken)
-    sequence.sampler = None  # type: ignore[assignment]
+    sequence = next(s for s in [*engine._arrived, *engine._sequences()] if s.stream is broken)
+    sequence.text = None  # type: ignore[assignment]
     broken_events, sound_events = await asyncio.gather(collect(broken), collect(sound))
     assert isinstance(broken_events[-1], Failed)
     assert broken_events[-1].code == "engine_failed"
@@ -174,7 +141,7 @@ async def test_a_policy_that_breaks_ends_every_stream_and_says_so(monkeypatch: p
     engine = LocalEngine()
     stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
     await anext(stream)
-    monkeypatch.setattr("labkit.engine.local.plan", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine._core.policy, "plan", lambda *_: 1 / 0, raising=False)
     *_, last = await collect(stream)
     assert isinstance(last, Failed)
     assert "ZeroDivisionError" in last.message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit import metrics
+from labkit import metrics, reading
 from labkit.client import Chunk, Recording
 from labkit.events import Event, Failed, Finished, Stamps, Started, Token
 
@@ -208,3 +208,73 @@ def test_longer_stall_is_worse() -> None:
     assert late[1] is not None and late[2] is not None and late[3] is not None
     assert late[1] > late[2] > late[3] > 0
     assert ceil(late[3]) == 1
+
+
+def test_quality_of_times_is_that_of_the_recording() -> None:
+    made = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
+    assert metrics.readable_s(made) == [1, 2, 5]
+    assert reading.qoe([1, 2, 5], tokens_per_s=1) == pytest.approx(8.5 / 10.5)
+    assert reading.qoe([], tokens_per_s=1) is None
+
+
+def test_figures_of_times_are_those_of_a_recording() -> None:
+    figures = metrics.figures_of_times(1.0, [1.1, 1.16, 1.3])
+    assert figures == metrics.figures(recording((100, ["a"]), (160, ["b"]), (300, ["c"])))
+    assert figures.itl_ms == [60, 140], "to the nanosecond"
+    assert metrics.figures_of_times(0.0, [2.01]).ttft_ms == 2_010, "2.01 * 1e9 is a hair below"
+    assert metrics.figures_of_times(1.0, []).ttft_ms is None
+
+
+def test_a_reader_waits_where_the_next_token_is_not_there() -> None:
+    """Two a second from 1 s on: done at 1.5, 2, 2.5 with what was there; then 1.5 s and 0.25 s of waiting."""
+    assert reading.stalls([1, 1, 1.2, 4, 4.75], 2) == pytest.approx([1.5, 0.25])
+    assert reading.stalls([9], 2) == [], "the wait for the first token is the TTFT"
+    assert reading.stalls([], 2) == []
+
+
+@pytest.mark.parametrize("speed", [3, 7, 8, 15, 20, 49])
+def test_tokens_at_the_speed_of_the_reader_make_him_wait_never(speed: float) -> None:
+    times = [1e5 + i / speed for i in range(1_000)]
+    assert reading.stalls(times, speed) == []
+    assert reading.fluidity(times, ttft_s=1e5, tbt_s=1 / speed) == 1
+    assert reading.effective_tokens(times, speed) == pytest.approx(1_000, rel=1e-3)
+
+
+def test_buffer_is_what_came_and_was_not_read() -> None:
+    """At two a second: one and a half tokens at 0.25 s, none at 9 s after a wait."""
+    assert reading.buffers([0, 0, 0.25, 9, 9], 2) == pytest.approx([0, 1, 1.5, 0, 1])
+    assert reading.buffers([3], 2) == [0]
+    assert reading.buffers([], 2) == []
+
+
+def test_effective_tokens_weigh_a_token_by_the_buffer_that_it_meets() -> None:
+    """Twenty at once: buffers 0 to 19. Up to 2 (10 %) weigh 1, 3 (15 %) a half, 4 (20 %) and more nothing."""
+    assert reading.effective_tokens([0.0] * 20, 10) == pytest.approx(3.5)
+    assert reading.effective_tokens([0.0] * 20, 10, 40) == pytest.approx(5 + 0.75 + 0.5 + 0.25)
+    assert reading.effective_tokens([float(i) for i in range(20)], 10) == 20, "starved, and all of use"
+    assert reading.effective_tokens([], 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "share"),
+    [
+        ([1, 2, 3, 4], 1),  # each at its deadline
+        ([0, 0, 0, 4], 1),  # early ones bank slack
+        ([0, 0, 0, 4.5], 3 / 4),
+        ([3, 4, 5, 6], 3 / 4),  # a late one moves the deadlines
+        ([1, 5, 5.5, 7], 3 / 4),  # due 1, 2 (late, from 5 on), 6, 7
+        ([1, 5, 6.5, 8], 1 / 4),  # due 1, 2, 6 and, from 6.5 on, 7.5
+    ],
+)
+def test_fluidity_is_the_share_of_tokens_on_time(times: list[float], share: float) -> None:
+    assert reading.fluidity(times, ttft_s=1, tbt_s=1) == share
+
+
+def test_fluidity_of_nothing_is_undefined() -> None:
+    assert reading.fluidity([], ttft_s=1, tbt_s=1) is None
+
+
+@pytest.mark.parametrize("speed", [0, -1, nan])
+def test_a_reader_without_speed_is_an_error(speed: float) -> None:
+    with pytest.raises(ValueError, match="more than 0 tokens a second"):
+        reading.digested([1], speed)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.models import stories, train
+from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import DEFAULT_WEIGHTS, TextConfig, TextModel
 from labkit.models.tokenizer import Tokenizer
 
@@ -38,13 +39,12 @@ def without_cache(model: TextModel, ids: list[int], steps: int) -> list[int]:
 
 def with_cache(model: TextModel, ids: list[int], steps: int, prefill: int) -> list[int]:
     """Greedy decoding which prefills in pieces of ``prefill`` tokens and then goes on one by one."""
-    cache = model.new_cache()
-    pieces = [ids[at : at + prefill] for at in range(0, len(ids), prefill)]
-    logits = [model.forward(torch.tensor(piece), cache) for piece in pieces][-1]
-    ids = [*ids, int(logits.argmax())]
-    for _ in range(steps - 1):
-        ids.append(int(model.forward(torch.tensor(ids[-1:]), cache).argmax()))
-    assert cache.length == len(ids) - 1
+    pool, ids = KVPool(model.config, slots=1), list(ids)
+    for at in range(0, len(ids), prefill):
+        logits = step(model, pool, [Part(0, at, ids[at : at + prefill])])
+    for _ in range(steps):
+        ids.append(int(logits.argmax()))
+        logits = step(model, pool, [Part(0, len(ids) - 1, ids[-1:])])
     return ids
 
 
@@ -61,9 +61,10 @@ def test_cache_changes_no_logit_of_random_weights() -> None:
     ids = torch.randint(50, (40,))
     with torch.inference_mode():
         whole = model.all_logits(ids[None])
-    cache = model.new_cache()
+    pool = KVPool(model.config, slots=1)
     for start, end in [(0, 7), (7, 8), (8, 30), (30, 31), (31, 40)]:
-        torch.testing.assert_close(model.forward(ids[start:end], cache), whole[end - 1])
+        logits = step(model, pool, [Part(0, start, ids[start:end].tolist())])
+        torch.testing.assert_close(logits[0], whole[end - 1])
 
 
 def test_rows_of_a_batch_do_not_see_each_other(model: TextModel) -> None:
@@ -74,15 +75,12 @@ def test_rows_of_a_batch_do_not_see_each_other(model: TextModel) -> None:
 
 
 def test_context_can_be_filled_and_no_more(model: TextModel) -> None:
-    cache = model.new_cache()
-    model.forward(torch.zeros(model.config.context - 1, dtype=torch.long), cache)
-    assert cache.room == 1
-    with pytest.raises(ValueError, match="1 positions are free"):
-        model.forward(torch.tensor([1, 2]), cache)
-    assert cache.room == 1
-    model.forward(torch.tensor([1]), cache)
-    with pytest.raises(ValueError, match="0 tokens"):
-        model.forward(torch.tensor([], dtype=torch.long), model.new_cache())
+    context, pool = model.config.context, KVPool(model.config, slots=1)
+    step(model, pool, [Part(0, 0, [0] * (context - 1))])
+    step(model, pool, [Part(0, context - 1, [1])])
+    for parts in ([], [Part(0, 5, [])], [Part(0, context - 1, [1, 2])]):
+        with pytest.raises(ValueError, match="within a context of 1024"):
+            step(model, pool, parts)
 
 
 def test_missing_weights_name_the_file_and_the_command(tmp_path: Path) -> None:
@@ -227,5 +225,5 @@ def test_stories_need_characters_cut_in_two(tokenizer: Tokenizer) -> None:
 
 def test_config_of_the_shipped_model(model: TextModel, tokenizer: Tokenizer) -> None:
     assert model.config.vocab_size == tokenizer.vocab_size
-    assert model.config.context == 512
+    assert model.config.context == 1024
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit.engine.sampling import Sampler
+from labkit.engine.sampling import Sampler, sample
 
 DRAWS = 3000
+
+
+def drawn_by(sampler: Sampler, logits: Tensor) -> int:
+    return sample(logits[None], [sampler])[0]
 
 
 def logits_of(size: int = 50, seed: int = 0) -> Tensor:
@@ -48,7 +52,7 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
     logits = logits_of()
     chances = expected(logits, temperature, top_k, top_p)
     sampler = Sampler(temperature, top_k, top_p, seed=11)
-    drawn = np.bincount([sampler.sample(logits) for _ in range(DRAWS)], minlength=len(logits))
+    drawn = np.bincount([drawn_by(sampler, logits) for _ in range(DRAWS)], minlength=len(logits))
     assert set(np.flatnonzero(drawn)) <= set(np.flatnonzero(chances))
     assert set(np.flatnonzero(chances > 0.005)) <= set(np.flatnonzero(drawn))
     assert np.abs(drawn / DRAWS - chances).max() < 4 * np.sqrt(0.25 / DRAWS)
@@ -58,13 +62,13 @@ def test_zero_temperature_is_greedy_whatever_the_rest() -> None:
     for seed in range(20):
         logits = logits_of(seed=seed)
         best = int(np.argmax(logits.numpy()))
-        assert Sampler(0, 0, 1.0, seed).sample(logits) == best
-        assert Sampler(0, 3, 0.5, seed).sample(logits) == best
+        assert drawn_by(Sampler(0, 0, 1.0, seed), logits) == best
+        assert drawn_by(Sampler(0, 3, 0.5, seed), logits) == best
 
 
 def test_tiny_temperature_does_not_overflow() -> None:
     logits = logits_of()
-    assert Sampler(1e-40, 0, 1.0, 0).sample(logits) == int(logits.argmax())
+    assert drawn_by(Sampler(1e-40, 0, 1.0, 0), logits) == int(logits.argmax())
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (10, 1.0), (0, 0.9), (10, 0.9)])
@@ -72,7 +76,7 @@ def test_seed_repeats_and_other_seeds_differ(top_k: int, top_p: float) -> None:
     def draws(seed: int) -> list[int]:
         sampler = Sampler(1.0, top_k, top_p, seed)
         torch.rand(seed + 1)  # the global generator has no part in it
-        return [sampler.sample(logits_of(seed=n)) for n in range(50)]
+        return [drawn_by(sampler, logits_of(seed=n)) for n in range(50)]
 
     assert draws(4) == draws(4)
     assert draws(4) != draws(5)
@@ -80,7 +84,7 @@ def test_seed_repeats_and_other_seeds_differ(top_k: int, top_p: float) -> None:
 
 def test_logits_are_left_alone() -> None:
     logits = logits_of()
-    Sampler(0.7, 5, 0.9, 0).sample(logits)
+    drawn_by(Sampler(0.7, 5, 0.9, 0), logits)
     assert torch.equal(logits, logits_of())
 
 

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from labkit.bench import machine, memory, ruler, transport
+from labkit.bench import machine, memory, peers, ruler, transport
 from labkit.bench.machine import Machine
 from labkit.bench.memory import Memory
+from labkit.bench.peers import Peers
 from labkit.bench.rounds import Progress, silent
 from labkit.bench.ruler import Ruler
 from labkit.bench.transport import Transport
 
-Name = Literal["transport", "memory", "ruler"]
-NAMES: tuple[Name, ...] = ("transport", "memory", "ruler")
+Name = Literal["transport", "memory", "ruler", "engine"]
+NAMES: tuple[Name, ...] = ("transport", "memory", "ruler", "engine")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Results:
     transport: Transport | None = None
     memory: Memory | None = None
     ruler: Ruler | None = None
+    engine: Peers | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,7 +39,7 @@ def run(
     quick: bool = False,
     progress: Progress = silent,
 ) -> Results:
-    """Run benchmarks; all take two to three minutes, `quick` ones some seconds for figures that are rough."""
+    """Run benchmarks; all take five to six minutes, `quick` ones some seconds for figures that are rough."""
     parameters = {"interfaces": interfaces, "engine": engine, "quick": quick}
     before = machine.describe()
     done: dict[str, Any] = {}
@@ -58,6 +60,8 @@ def _one(name: Name, interfaces: Sequence[str] | None, engine: str, quick: bool,
         return transport.measure(interfaces, progress=share)
     if name == "memory":
         return memory.measure(interfaces, streams=20 if quick else 200, steps=5, progress=share)
+    if name == "engine":
+        return peers.measure(tokens=32, rounds=1, progress=share) if quick else peers.measure(progress=share)
     if quick:
         return ruler.measure(interfaces, requests=8, engine=engine, lag_s=0.3, progress=share)
     return ruler.measure(interfaces, engine=engine, progress=share)

@@ -12,7 +12,20 @@ from labkit.errors import InvalidRequest, StartError
 ENGINES = {
     "tiny": ("labkit.engine.local", "LocalEngine"),
     "scripted": ("labkit.engine.scripted", "ScriptedEngine"),
+    "hf": ("labkit.engine.hf", "HFEngine"),
+    "openai": ("labkit.engine.openai", "OpenAIEngine"),
+    "process": ("labkit.engine.isolated", "IsolatedEngine"),
 }
+
+EXAMPLES = {
+    "hf": "hf:path/to/model",
+    "openai": "openai:http://127.0.0.1:8001/v1",
+    "process": "process:tiny",
+}
+"""The engines that have a target, which is the first parameter of their constructor."""
+
+EXTRAS = {"hf": '"labkit[hf]"'}
+"""What installs an engine's packages, where it is not the missing package alone."""
 
 _made: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -20,25 +33,26 @@ __all__ = ["ENGINES", "Engine", "close_engines", "create_engine"]
 
 
 def create_engine(text: str) -> Engine:
-    """Make an engine from its text form, `NAME` or `NAME:OPTION=VALUE,…`.
+    """Make an engine from its text form.
 
-    For instance `tiny`, `tiny:interval_ms=20`, `scripted:tokens=256,interval_ms=5`.
+    `NAME` or `NAME:OPTION=VALUE,…`, for instance `tiny`, `scripted:tokens=256,interval_ms=5`. Three engines
+    have a target first, which ends at the first comma: `hf:PATH`, `openai:URL,OPTION=VALUE,…`; that of
+    `process:ENGINE` is the whole rest, the text of the engine that runs in a subprocess.
 
     Raises:
-        StartError: no such engine or option, or its weights are missing.
+        StartError: no such engine or option, no target, a package or the weights are missing.
     """
-    name, _, options = text.partition(":")
+    name, _, rest = text.partition(":")
     if name not in ENGINES:
         raise StartError(f"no engine {name!r}: there are {', '.join(ENGINES)}")
     module, kind = ENGINES[name]
     try:
         make = getattr(import_module(module), kind)
+        target, options = _split(name, rest)
+        engine: Engine = make(*target, **_options(name, options, make, skip=len(target)))
     except ModuleNotFoundError as error:
-        raise StartError(
-            f"engine {name!r} needs the package {error.name}: pip install {error.name}"
-        ) from None
-    try:
-        engine: Engine = make(**_options(name, options, make))
+        package = EXTRAS.get(name, error.name)
+        raise StartError(f"engine {name!r} needs the package {error.name}: pip install {package}") from error
     except InvalidRequest as error:
         raise StartError(f"engine {name!r}: {error}") from None
     _made.add(engine)
@@ -51,10 +65,22 @@ def close_engines() -> None:
         engine.close()
 
 
-def _options(name: str, text: str, make: Any) -> dict[str, Any]:
-    """The options as the types that the engine's constructor declares."""
+def _split(name: str, rest: str) -> tuple[list[str], str]:
+    """The target, if the engine has one, and the text of the options."""
+    if name not in EXAMPLES:
+        return [], rest
+    target, _, options = (rest, "", "") if name == "process" else rest.partition(",")
+    if not target:
+        raise StartError(f"engine {name!r} needs to know which: {EXAMPLES[name]!r}, for instance")
+    return [target], options
+
+
+def _options(name: str, text: str, make: Any, skip: int) -> dict[str, Any]:
+    """The options as the types that the engine's constructor declares, after the `skip` first parameters."""
     known = get_type_hints(make.__init__)
     known.pop("return", None)
+    for target in list(known)[:skip]:
+        del known[target]
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
 from labkit.errors import InvalidRequest
 from labkit.events import GenerateRequest
 from labkit.stream import TokenStream
@@ -39,8 +41,8 @@ Knobs = Mapping[str, Callable[[Any], Any]]
 """An engine's knobs by name, each with what checks a value and returns it."""
 
 
-def turn(engine: Engine, knobs: Knobs, values: Mapping[str, Any]) -> None:
-    """Check every value, then set the attributes of those names.
+def checked(engine: Engine, knobs: Knobs, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as their knobs take them.
 
     Raises:
         InvalidRequest: no such knob, or out of range.
@@ -48,8 +50,29 @@ def turn(engine: Engine, knobs: Knobs, values: Mapping[str, Any]) -> None:
     for name in values:
         if name not in knobs:
             raise InvalidRequest(f"engine {engine.name!r} has no knob {name!r}: it has {', '.join(knobs)}")
-    for name, value in {name: knobs[name](value) for name, value in values.items()}.items():
+    return {name: knobs[name](value) for name, value in values.items()}
+
+
+def turn(engine: Engine, knobs: Knobs, values: Mapping[str, Any]) -> None:
+    """Check every value, then set the attributes of those names; raises as `checked` does."""
+    for name, value in checked(engine, knobs, values).items():
         setattr(engine, name, value)
+
+
+def of_type(name: str, kind: Any) -> Callable[[Any], Any]:
+    """A check that a value is of a type, which may be annotated with pydantic's limits.
+
+    The check raises InvalidRequest.
+    """
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def check(value: Any) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            raise InvalidRequest(f"{name}: {error.errors()[0]['msg']}, not {value!r}") from None
+
+    return check
 
 
 def interval_ms(value: Any) -> float:

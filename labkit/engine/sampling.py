@@ -1,4 +1,7 @@
-"""Chooses the next token from a model's logits, repeatably from a seed."""
+"""Chooses the next token of each sequence from a model's logits, repeatably from each one's seed."""
+
+import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -7,7 +10,7 @@ GREEDY_BELOW = 1e-5  # a smaller temperature draws the same token, if its divisi
 
 
 class Sampler:
-    """Draws token ids; two samplers with the same settings and seed draw the same ids from the same logits.
+    """How one sequence draws; two with the same settings and seed draw the same ids from the same logits.
 
     ``temperature`` 0 takes the likeliest token. ``top_k`` keeps the k likeliest tokens (0: off). ``top_p``
     keeps the fewest likeliest tokens whose chances, after temperature and top_k, reach p together (1.0: off;
@@ -18,25 +21,44 @@ class Sampler:
         if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
             raise ValueError(f"out of range: {temperature=}, {top_k=} or {top_p=} (above 0, at most 1)")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self._generator = torch.Generator().manual_seed(seed)
+        self._random = random.Random(seed)
 
-    @torch.inference_mode()
-    def sample(self, logits: Tensor) -> int:
-        """Return a token id for logits [V]."""
-        if self.temperature < GREEDY_BELOW:
-            return int(logits.argmax())
-        if not self.top_k and self.top_p == 1:
-            return self._draw(self._chances(logits))
-        # sorted, so that both limits are a cut of the tail
-        best, ids = logits.topk(min(self.top_k or len(logits), len(logits)))
-        chances = self._chances(best)
-        if self.top_p < 1:
-            before = chances.cumsum(0) - chances
-            chances = chances[before < self.top_p]
-        return int(ids[self._draw(chances)])
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
 
-    def _chances(self, logits: Tensor) -> Tensor:
-        return (logits / self.temperature).softmax(dim=0)
+    def draw(self) -> float:
+        """The next random number, 0 <= u < 1, of this sequence."""
+        return self._random.random()
 
-    def _draw(self, chances: Tensor) -> int:
-        return int(torch.multinomial(chances, 1, generator=self._generator))
+
+@torch.inference_mode()
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """Return a token id for each row of logits [N, V]; no row changes another's."""
+    if all(sampler.greedy for sampler in samplers):
+        ids: list[int] = logits.argmax(dim=-1).tolist()
+        return ids
+    scale = [1.0 if sampler.greedy else sampler.temperature for sampler in samplers]
+    scaled = logits.float() / torch.tensor(scale, device=logits.device)[:, None]
+    for row, sampler in enumerate(samplers):
+        if sampler.greedy:
+            scaled[row] = _only(scaled[row], scaled[row].argmax()[None])
+        elif sampler.top_k or sampler.top_p < 1:
+            scaled[row] = _limited(scaled[row], sampler)
+    sums = scaled.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    draws = torch.tensor([sampler.draw() for sampler in samplers], device=logits.device, dtype=torch.float64)
+    # The first id whose sum is above the draw; ids without a chance have the sum of the one before them.
+    found: list[int] = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)[:, 0].tolist()
+    return found
+
+
+def _limited(logits: Tensor, sampler: Sampler) -> Tensor:
+    """The logits [V] with all but those within top_k and top_p at minus infinity."""
+    # sorted, so that both limits are a cut of the tail
+    best, ids = logits.topk(min(sampler.top_k or len(logits), len(logits)))
+    chances = best.softmax(dim=-1)
+    return _only(logits, ids[chances.cumsum(dim=-1) - chances < sampler.top_p])
+
+
+def _only(logits: Tensor, ids: Tensor) -> Tensor:
+    return torch.full_like(logits, -torch.inf).index_copy_(0, ids, logits[ids])

@@ -1,63 +1,165 @@
-"""Decides who computes in the next iteration; knows no model, no thread and no clock of its own."""
+"""Who computes in the next iteration: what a policy is told, what it answers, and how it fills an iteration.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+A policy is one small file in `labkit.engine.policies`. It knows no model, no thread and no clock of its
+own, so the engine and the simulator run the same one.
+"""
 
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal, Protocol
 
-class Schedulable(Protocol):
-    """What the scheduler needs to know of a sequence."""
+from labkit.engine.sequence import Sequence
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody still waits for it."""
+BLOCK = 16
+"""KV memory is given out in blocks of so many tokens (vLLM's default; PagedAttention, arXiv 2309.06180)."""
 
-    @property
-    def writable(self) -> bool:
-        """Whether its stream has room; false above the high-water mark."""
+NO_LIMIT = 1 << 40
 
-    @property
-    def prefilled(self) -> bool:
-        """Whether its prompt has been read."""
-
-    @property
-    def due_s(self) -> float:
-        """The time before which it is not to get its next token: the pace."""
+Memory = Literal["reserve", "optimistic"]
+Preemption = Literal["recompute", "swap"]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What every policy has to keep to, and the switches that any policy can use.
+
+    Args:
+        kv_tokens: tokens whose keys and values can be held at once.
+        seqs: sequences that can hold some.
+        budget: tokens computed in one iteration, so that a long prompt is cut into chunks; 0 for no limit.
+        memory: `reserve` room for the longest answer at admission, so that nothing is ever evicted for want
+            of memory (Orca), or be `optimistic`, take room token by token, and preempt when there is none
+            (vLLM).
+        preemption: whether an evicted sequence's KV is dropped and computed again, or swapped out and in.
+    """
+
+    kv_tokens: int
+    seqs: int
+    budget: int = 0
+    memory: Memory = "reserve"
+    preemption: Preemption = "recompute"
+
+
+@dataclass
+class Estimates:
+    """What an iteration costs, in seconds, as lately measured by the core: for policies that look ahead."""
+
+    step_s: float = 0.0
+    prefill_token_s: float = 0.0
+    swap_token_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a policy knows: who holds KV (`running`) and who does not (`waiting`), each by arrival."""
+
+    now_s: float
+    running: Many[Sequence]
+    waiting: Many[Sequence]
+    limits: Limits
+    estimates: Estimates
+
+    def restore_s(self, sequence: Sequence) -> float:
+        """How long it takes to get back what an eviction of this sequence would lose."""
+        if self.limits.preemption == "swap":
+            return 2 * sequence.computed * self.estimates.swap_token_s
+        return sequence.computed * self.estimates.prefill_token_s
+
+
+@dataclass
 class Plan:
-    """One iteration: which sequences compute, by their places in the list, and how long to rest if none does.
+    """One iteration: who computes how many tokens, and who gives up its KV first.
 
-    `rest_s` is None where only an event from outside (a new request, a drained stream) can change anything.
+    Everybody else who holds KV is paused. `rest_s`, where nobody computes, is when to ask again at the
+    latest; None waits for something to happen.
     """
 
-    run: list[int]
-    drop: list[int]
-    rest_s: float | None
+    run: list[tuple[Sequence, int]] = field(default_factory=list)
+    evict: list[Sequence] = field(default_factory=list)
+    rest_s: float | None = None
 
 
-def plan(sequences: Sequence[Schedulable], now_s: float) -> Plan:
-    """First come, first served: one prompt at a time is read, and everybody whose stream has room decodes.
+class Policy(Protocol):
+    """Decides one iteration at a time; may keep state between them."""
 
-    A single prefill an iteration bounds how long a newcomer's prompt can hold up those who are decoding.
-    """
-    run: list[int] = []
-    drop: list[int] = []
-    rest: float | None = None
-    prefill_taken = False
-    for place, sequence in enumerate(sequences):
-        if not sequence.wanted:
-            drop.append(place)
-        elif not sequence.prefilled:
-            if not prefill_taken:
-                run.append(place)
-            prefill_taken = True
-        elif not sequence.writable:
-            continue
-        elif sequence.due_s <= now_s:
-            run.append(place)
-        else:
-            wait = sequence.due_s - now_s
-            rest = wait if rest is None else min(rest, wait)
-    return Plan(run, drop, rest)
+    name: str
+
+    def plan(self, situation: Situation) -> Plan:
+        """Who computes next, within `situation.limits`."""
+
+
+def blocks(tokens: int) -> int:
+    """The tokens of the blocks that so many tokens take."""
+    return -(-tokens // BLOCK) * BLOCK
+
+
+def room_for(sequence: Sequence, tokens: int, limits: Limits) -> int:
+    """KV tokens that a sequence takes once it has `tokens` of them computed."""
+    return blocks(max(tokens, sequence.longest) if limits.memory == "reserve" else tokens)
+
+
+class Filling:
+    """Fills one iteration with one sequence after the other, as far as budget, seats and memory go."""
+
+    def __init__(self, situation: Situation, budget: int | None = None) -> None:
+        limits = situation.limits
+        self.plan = Plan()
+        self._limits = limits
+        self._held = {s: room_for(s, s.computed, limits) for s in situation.running}
+        self._taken: set[Sequence] = set()
+        self.free = limits.kv_tokens - sum(self._held.values())
+        self.seats = limits.seqs - len(self._held)
+        self._stalled = (sequence for sequence in situation.running if sequence.stalled)
+        self.budget = (limits.budget if budget is None else budget) or NO_LIMIT
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        """Whether it holds KV in this iteration."""
+        return sequence in self._held
+
+    def fill(self, ranked: Iterable[Sequence], victims: Many[Sequence] = ()) -> None:
+        """Take them in this order up to the first without KV for whom there is no room: nobody overtakes it.
+
+        Those whose readers have stalled make room for anybody. Beyond that, where one who holds KV needs
+        more, `victims` are evicted for it, the first first, but none that was taken, and not the one itself.
+        """
+        for sequence in ranked:
+            if self.budget <= 0:
+                return
+            if not sequence.ready:
+                continue
+            holds = sequence in self._held
+            if not self.take(sequence, chain(self._stalled, victims if holds else ())) and not holds:
+                return
+
+    def take(self, sequence: Sequence, victims: Iterable[Sequence] = ()) -> bool:
+        """Let this one compute as many of its tokens as the budget has left; False if there is no room."""
+        if sequence in self._taken or self.budget <= 0:
+            return False
+        tokens = min(sequence.pending, self.budget)
+        held = self._held.get(sequence, 0)
+        seat = 0 if sequence in self._held else 1
+        # who comes in has room for all of its text, since the prefix cache may have much of it
+        computed = len(sequence.tokens) if seat else sequence.computed + tokens
+        more = max(0, room_for(sequence, computed, self._limits) - held)
+        queue = iter(victims)
+        while self.free < more or self.seats < seat:
+            victim = next(queue, None)
+            if victim is None or victim is sequence:
+                return False
+            self.evict(victim)
+        self.free -= more
+        self.seats -= seat
+        self.budget -= tokens
+        self._held[sequence] = held + more
+        self._taken.add(sequence)
+        self.plan.run.append((sequence, tokens))
+        return True
+
+    def evict(self, sequence: Sequence) -> None:
+        """Free what a sequence holds, unless it computes in this iteration."""
+        if sequence in self._held and sequence not in self._taken:
+            self.free += self._held.pop(sequence)
+            self.seats += 1
+            self.plan.evict.append(sequence)

@@ -1,13 +1,15 @@
-"""A small decoder-only language model (Llama's layers) with a preallocated key/value cache.
+"""A small decoder-only language model (Llama's layers); how it attends is the caller's business.
 
 Rotary positions (Su et al., 2021), RMS norm (Zhang and Sennrich, 2019; without gains, since the matrix that
 follows can learn them), SwiGLU (Shazeer, 2020), tied embeddings (Press and Wolf, 2017).
+
+`labkit.models.ragged` runs it over many sequences at once with a key/value cache.
 
 Letters for shapes: T tokens, C context, H heads, D numbers a head, V vocabulary, W width = H * D.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
 WEIGHTS_FILE = "text.safetensors"
@@ -26,7 +29,7 @@ class TextConfig:
     """The sizes of a model; ``context`` is the most tokens it can read and write together."""
 
     vocab_size: int = 1024
-    context: int = 512
+    context: int = 1024
     layers: int = 4
     heads: int = 4
     head_dim: int = 32
@@ -36,19 +39,6 @@ class TextConfig:
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
-
-
-@dataclass
-class KVCache:
-    """One sequence's keys and values, ``kv[layer][position, k|v, head, dim]``, filled up to ``length``."""
-
-    kv: Tensor
-    length: int = 0
-
-    @property
-    def room(self) -> int:
-        """How many tokens still fit."""
-        return self.kv.shape[1] - self.length
 
 
 Attend = Callable[[Tensor], Tensor]
@@ -85,7 +75,7 @@ class Block(nn.Module):
 
 
 class TextModel(nn.Module):
-    """The language model; ``forward`` answers one sequence, ``all_logits`` is for training."""
+    """The language model; ``all_logits`` reads whole sequences, for training."""
 
     rotation: Tensor
 
@@ -109,42 +99,37 @@ class TextModel(nn.Module):
             model.load_state_dict({name: file.get_tensor(name) for name in model.state_dict()})
         return model.eval().requires_grad_(False)
 
+    def converted(self, device: str, dtype: torch.dtype, int8: bool = False) -> "TextModel":
+        """The same model elsewhere and in other numbers; ``int8`` is for the layers' weights, on the CPU."""
+        model = self
+        for weights in self.parameters():
+            weights.data = weights.data.to(dtype)
+        if int8:
+            model = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+        return model.to(device)
+
     def save(self, path: Path) -> None:
         """Write the weights as bfloat16, with the configuration in the file's metadata."""
         weights = {name: tensor.bfloat16() for name, tensor in self.state_dict().items()}
         path.write_bytes(save(weights, metadata={"config": json.dumps(asdict(self.config))}))
 
-    def new_cache(self) -> KVCache:
-        """Return an empty cache for one sequence of up to ``config.context`` tokens."""
-        c = self.config
-        return KVCache(torch.empty(c.layers, c.context, 2, c.heads, c.head_dim))
-
-    @torch.inference_mode()
-    def forward(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens [T] to the cache and return the logits [V] of what follows the last one.
-
-        Raises ValueError if there are no tokens or they do not fit into the cache.
-        """
-        start, end = cache.length, cache.length + len(tokens)
-        if not start < end <= cache.kv.shape[1]:
-            raise ValueError(
-                f"{len(tokens)} tokens do not fit: {cache.room} positions are free, 1 is the least"
-            )
-        x, rotation = self.embed(tokens), self.rotation[start:end]
-        for block, kv in zip(self.blocks, cache.kv, strict=True):
-            x = block(x, rotation, cached_attention(kv, start, end))
-        cache.length = end
-        return self._logits(x[-1:])[0]
+    def forward(self, tokens: Tensor, positions: Tensor, attends: Iterable[Attend]) -> Tensor:
+        """Map token ids [T] at these positions to [T, W]; each layer has an ``attend`` of its own."""
+        x: Tensor = self.embed(tokens)
+        rotation = self.rotation[positions]
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x = block(x, rotation, attend)
+        return x
 
     def all_logits(self, tokens: Tensor) -> Tensor:
         """Return the logits of every position, [B * T, V] for tokens [B, T], without a cache."""
         rows, length = tokens.shape
-        x, rotation = self.embed(tokens.flatten()), self.rotation[:length].repeat(rows, 1, 1, 1)
-        for block in self.blocks:
-            x = block(x, rotation, causal_attention(rows))
-        return self._logits(x)
+        positions = torch.arange(length).repeat(rows)
+        x: Tensor = self(tokens.flatten(), positions, [causal_attention(rows)] * len(self.blocks))
+        return self.logits(x)
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Map x [T, W] to the logits [T, V] of what follows each."""
         # the shared matrix starts large, to keep similar names apart, so it is scaled down on the way out
         return F.linear(norm(x) * 0.25, self.embed.weight)
 
@@ -164,22 +149,8 @@ def rotation_table(config: TextConfig) -> Tensor:
 
 def rotate(qkv: Tensor, rotation: Tensor) -> Tensor:
     """Turn each pair of neighbouring numbers of [T, 3, H, D] by its position's angle, in one step."""
-    pairs = torch.view_as_complex(qkv.view(*qkv.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotation).flatten(-2)
-
-
-def cached_attention(kv: Tensor, start: int, end: int) -> Attend:
-    """Return attention which writes positions start to end of kv [C, 2, H, D] and reads all up to there."""
-
-    def attend(qkv: Tensor) -> Tensor:
-        kv[start:end] = qkv[:, 1:]
-        query = qkv[:, 0].transpose(0, 1)[None]
-        keys, values = kv[:end].permute(1, 2, 0, 3)[:, None]
-        # one new token may see all that came before it, so a decode step needs no mask
-        mask = None if end - start == 1 else torch.ones(end - start, end, dtype=torch.bool).tril(start)
-        return F.scaled_dot_product_attention(query, keys, values, mask)[0].transpose(0, 1)
-
-    return attend
+    pairs = torch.view_as_complex(qkv.float().view(*qkv.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype)
 
 
 def causal_attention(rows: int) -> Attend:

@@ -66,6 +66,10 @@ class Tokenizer:
             ids += self._inner.encode(part).ids
         return ids
 
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids to go on from: texts begin where another has ended, as the model learnt it."""
+        return [self.eos_id, *self.encode(text)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._bytes[token_id] for token_id in ids).decode("utf-8", "replace")

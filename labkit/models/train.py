@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.models import stories
+from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import DEFAULT_WEIGHTS, WEIGHTS_FILE, TextConfig, TextModel
 from labkit.models.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -95,17 +96,17 @@ def fit(model: TextModel, data: Sequence[Tensor], steps: int) -> float:
     todo = chain(batches(data[0], short_steps), batches(data[1], steps - short_steps))
     losses: list[float] = []
     began = time.monotonic()
-    for step, batch in enumerate(todo):
+    for number, batch in enumerate(todo):
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = rate(step, steps)
+        optimizer.param_groups[0]["lr"] = rate(number, steps)
         optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            left = (time.monotonic() - began) / (step + 1) * (steps - step - 1)
-            print(f"step {step + 1:5}/{steps}  loss {losses[-1]:.3f}  {left:4.0f} s left", flush=True)
+        if (number + 1) % 50 == 0 or number + 1 == steps:
+            left = (time.monotonic() - began) / (number + 1) * (steps - number - 1)
+            print(f"step {number + 1:5}/{steps}  loss {losses[-1]:.3f}  {left:4.0f} s left", flush=True)
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
 
@@ -153,10 +154,10 @@ def examine(
 def write(model: TextModel, tokenizer: Tokenizer, prompt: str, generator: torch.Generator) -> str:
     """Continue a prompt up to the end of the story (at most 200 tokens), at a temperature of 0.8."""
     ids = tokenizer.encode(prompt)
-    cache, fresh = model.new_cache(), ids
+    pool, fresh = KVPool(model.config, slots=1), ids
     while len(ids) < 200:
-        logits = model.forward(torch.tensor(fresh), cache)
-        chances = (logits / TEMPERATURE).softmax(dim=-1)
+        logits = step(model, pool, [Part(0, len(ids) - len(fresh), fresh)])
+        chances = (logits[0] / TEMPERATURE).softmax(dim=-1)
         fresh = [int(torch.multinomial(chances, 1, generator=generator))]
         if fresh == [tokenizer.eos_id]:
             break
@@ -171,7 +172,7 @@ def model_card(report: Report, options: str) -> str:
 
 - **Made by** `python -m labkit.models.train {options}`: {report.minutes:.1f} minutes on one CPU core.
 - **Data**: stories which a grammar (`labkit/models/stories.txt`) wrote during training; no other text.
-- **Model**: decoder-only, {report.parameters:,} parameters, context of 512 tokens, saved as bfloat16.
+- **Model**: decoder-only, {report.parameters:,} parameters, context of {TextConfig.context:,}, bfloat16.
 - **Loss** (nats a token): {report.train_loss:.3f} in training, {report.held_out_loss:.3f} on unseen stories.
 - **Samples** at temperature {TEMPERATURE}: {report.grammatical:.1%} of the sentences are grammatical (the
   grammar can write them); {report.keeps_hero:.1%} of the stories keep the hero's name and pronoun to the end;

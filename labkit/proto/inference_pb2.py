@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0finference.proto\x12\tinference\"\xc9\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x05\x88\x01\x01\x12\x13\n\x06stamps\x18\t \x01(\x08H\x06\x88\x01\x01\x12\x17\n\nrequest_id\x18\n \x01(\tH\x07\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\t\n\x07_stampsB\r\n\x0b_request_id\"1\n\rGenerateReply\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.inference.Event\"\xb3\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x07started\x18\x02 \x01(\x0b\x32\x12.inference.StartedH\x00\x12!\n\x05token\x18\x03 \x01(\x0b\x32\x10.inference.TokenH\x00\x12\'\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x13.inference.FinishedH\x00\x12#\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x11.inference.FailedH\x00\x42\x06\n\x04kind\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\"8\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12!\n\x06stamps\x18\x02 \x01(\x0b\x32\x11.inference.Stamps\"K\n\x06Stamps\x12\x0f\n\x07sampled\x18\x01 \x01(\x06\x12\x0e\n\x06queued\x18\x02 \x01(\x06\x12\x0f\n\x07\x66lushed\x18\x03 \x01(\x06\x12\x0f\n\x07written\x18\x04 \x01(\x06\"5\n\x08\x46inished\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\'\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2V\n\x10InferenceService\x12\x42\n\x08Generate\x12\x1a.inference.GenerateRequest\x1a\x18.inference.GenerateReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0finference.proto\x12\tinference\"\xf1\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\nmax_tokens\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x05\x88\x01\x01\x12\x13\n\x06stamps\x18\t \x01(\x08H\x06\x88\x01\x01\x12\x17\n\nrequest_id\x18\n \x01(\tH\x07\x88\x01\x01\x12\x17\n\nreader_tps\x18\x0b \x01(\x01H\x08\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\t\n\x07_stampsB\r\n\x0b_request_idB\r\n\x0b_reader_tps\"1\n\rGenerateReply\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.inference.Event\"\xb3\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x07started\x18\x02 \x01(\x0b\x32\x12.inference.StartedH\x00\x12!\n\x05token\x18\x03 \x01(\x0b\x32\x10.inference.TokenH\x00\x12\'\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x13.inference.FinishedH\x00\x12#\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x11.inference.FailedH\x00\x42\x06\n\x04kind\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x04\"8\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12!\n\x06stamps\x18\x02 \x01(\x0b\x32\x11.inference.Stamps\"K\n\x06Stamps\x12\x0f\n\x07sampled\x18\x01 \x01(\x06\x12\x0e\n\x06queued\x18\x02 \x01(\x06\x12\x0f\n\x07\x66lushed\x18\x03 \x01(\x06\x12\x0f\n\x07written\x18\x04 \x01(\x06\"5\n\x08\x46inished\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\'\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2V\n\x10InferenceService\x12\x42\n\x08Generate\x12\x1a.inference.GenerateRequest\x1a\x18.inference.GenerateReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=31
-  _globals['_GENERATEREQUEST']._serialized_end=360
-  _globals['_GENERATEREPLY']._serialized_start=362
-  _globals['_GENERATEREPLY']._serialized_end=411
-  _globals['_EVENT']._serialized_start=414
-  _globals['_EVENT']._serialized_end=593
-  _globals['_STARTED']._serialized_start=595
-  _globals['_STARTED']._serialized_end=662
-  _globals['_TOKEN']._serialized_start=664
-  _globals['_TOKEN']._serialized_end=720
-  _globals['_STAMPS']._serialized_start=722
-  _globals['_STAMPS']._serialized_end=797
-  _globals['_FINISHED']._serialized_start=799
-  _globals['_FINISHED']._serialized_end=852
-  _globals['_FAILED']._serialized_start=854
-  _globals['_FAILED']._serialized_end=893
-  _globals['_INFERENCESERVICE']._serialized_start=895
-  _globals['_INFERENCESERVICE']._serialized_end=981
+  _globals['_GENERATEREQUEST']._serialized_end=400
+  _globals['_GENERATEREPLY']._serialized_start=402
+  _globals['_GENERATEREPLY']._serialized_end=451
+  _globals['_EVENT']._serialized_start=454
+  _globals['_EVENT']._serialized_end=633
+  _globals['_STARTED']._serialized_start=635
+  _globals['_STARTED']._serialized_end=702
+  _globals['_TOKEN']._serialized_start=704
+  _globals['_TOKEN']._serialized_end=760
+  _globals['_STAMPS']._serialized_start=762
+  _globals['_STAMPS']._serialized_end=837
+  _globals['_FINISHED']._serialized_start=839
+  _globals['_FINISHED']._serialized_end=892
+  _globals['_FAILED']._serialized_start=894
+  _globals['_FAILED']._serialized_end=933
+  _globals['_INFERENCESERVICE']._serialized_start=935
+  _globals['_INFERENCESERVICE']._serialized_end=1021
 # @@protoc_insertion_point(module_scope)

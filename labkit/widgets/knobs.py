@@ -1,10 +1,12 @@
-"""Knobs that act on streams while they run: flush policy, pace, number of streams."""
+"""Knobs that act on streams while they run: flush, pace, how many streams, scheduling policy, budget."""
 
 import html
 from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
+
+from labkit.engine.policies import POLICIES
 
 FLUSH_POLICIES = {
     "every token": "token",
@@ -19,6 +21,9 @@ FLUSH_POLICIES = {
     "every 500 ms": "ms:500",
 }
 """What the flush knob shows, and the flush policy it means."""
+
+BUDGETS = {"no limit": 0, "512": 512, "256": 256, "128": 128, "64": 64, "32": 32, "16": 16}
+"""What the budget knob shows, and the tokens of an iteration that it means."""
 
 _RED = '<small style="color: var(--jp-error-color1, #b3261e)">{}</small>'
 
@@ -106,3 +111,27 @@ def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) ->
         raise ValueError(f"streams are 1 to {most}, not {value}")
     control = ipywidgets.IntSlider(min=1, max=most, value=value, description="streams")
     return Knob("streams", control, on_change)
+
+
+def policy_knob(on_change: Callable[[str], None], value: str = "sarathi") -> Knob:
+    """A list of the scheduling policies; `on_change` gets a name.
+
+    Raises:
+        ValueError: `value` is none of them.
+    """
+    if value not in POLICIES:
+        raise ValueError(f"no policy {value!r}: there are {', '.join(POLICIES)}")
+    control = ipywidgets.Dropdown(options=list(POLICIES), value=value, description="policy")
+    return Knob("policy", control, on_change)
+
+
+def budget_knob(on_change: Callable[[int], None], value: int = 0) -> Knob:
+    """A slider of the tokens computed in one iteration; `on_change` gets one of BUDGETS, 0 for no limit.
+
+    Raises:
+        ValueError: `value` is none of those.
+    """
+    if value not in BUDGETS.values():
+        raise ValueError(f"no such budget on the knob: {value!r}; it has {[*BUDGETS.values()]}")
+    control = ipywidgets.SelectionSlider(options=list(BUDGETS.items()), value=value, description="budget")
+    return Knob("budget", control, on_change)

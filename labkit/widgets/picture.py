@@ -19,7 +19,7 @@ from labkit.widgets.traces import Point
 
 WIDTH_PX = 960
 _DOTS_PER_PX = 2
-_PX_PER_INCH = 96
+PX_PER_INCH = 96
 _LINES = 9
 _MARGIN_PX = 12
 _TEXT_PX = WIDTH_PX - 2 * _MARGIN_PX
@@ -30,13 +30,13 @@ _HEAD_PX = 50
 _GAP_PX = 16
 _LEGEND_PX = 26
 _PLOT_PX = 240
-_INK, _SOFT, _LINE, _BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
+INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
 
 
 def _letter_px() -> float:
     """How far the font moves on after a letter: hinting makes it a little more than its nominal width."""
     font = get_font(findfont(FontProperties(family="monospace")))
-    font.set_size(_LETTER_PT, _PX_PER_INCH * _DOTS_PER_PX)
+    font.set_size(_LETTER_PT, PX_PER_INCH * _DOTS_PER_PX)
     font.set_text("M" * 100, 0.0)
     return float(font.get_width_height()[0]) / 64 / 100 / _DOTS_PER_PX
 
@@ -92,7 +92,7 @@ def picture(view: HasColumns | None = None, plot: HasTraces | None = None) -> Pi
     row_px = _HEAD_PX + _LINES * _LINE_PX + _GAP_PX
     text_px = len(rows) * row_px + _LEGEND_PX + 2 * _MARGIN_PX if rows else 0
     height_px = text_px + (_PLOT_PX if traces else 0)
-    figure = Figure(figsize=(WIDTH_PX / _PX_PER_INCH, height_px / _PX_PER_INCH), facecolor="white")
+    figure = Figure(figsize=(WIDTH_PX / PX_PER_INCH, height_px / PX_PER_INCH), facecolor="white")
     if rows:
         page = _page(figure, text_px, height_px)
         for number, row in enumerate(rows):
@@ -111,7 +111,7 @@ def png(figure: Figure) -> bytes:
     """The figure as a PNG at twice its size in pixels."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=_PX_PER_INCH * _DOTS_PER_PX)
+    figure.savefig(buffer, format="png", dpi=PX_PER_INCH * _DOTS_PER_PX)
     return buffer.getvalue()
 
 
@@ -128,9 +128,9 @@ def _draw_column(page: Axes, column: Column, colour: str, x: float, y: float, wi
     _write(page, x, y + 17, column.name, size=9.5, weight="bold")
     letters = int((width_px - 10 * len(column.name)) / 6)
     note = column.note if len(column.note) <= letters else column.note[: max(0, letters - 1)] + "…"
-    note_colour = _BAD if column.failed else _SOFT
+    note_colour = BAD if column.failed else SOFT
     _write(page, x + width_px, y + 17, note, size=7.5, color=note_colour, ha="right")
-    _write(page, x, y + 36, _figures(column), size=7.5, color=_SOFT)
+    _write(page, x, y + 36, _figures(column), size=7.5, color=SOFT)
     letters = int(width_px / _LETTER_PX)
     for row, line in enumerate(_wrapped(column.runs, letters)):
         at = x
@@ -149,7 +149,7 @@ def _draw_run(page: Axes, tint: int, text: str, x: float, middle: float) -> None
 
 
 def _draw_legend(page: Axes, y: float) -> None:
-    _write(page, 0, y + 8, "waited, ms", size=7.5, color=_SOFT)
+    _write(page, 0, y + 8, "waited, ms", size=7.5, color=SOFT)
     x = 68.0
     for tint in palette.TINTS:
         width = 16 + 6.2 * len(tint.label)
@@ -179,18 +179,18 @@ def _draw_traces(figure: Figure, traces: Mapping[str, Sequence[Point]], height_p
     ticks = palette.ticks_up_to(highest)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(0, palette.height_of(highest) * 1.03)
-    axes.set_xlabel("seconds", fontsize=8, color=_SOFT)
-    axes.set_ylabel("inter-token latency, ms", fontsize=8, color=_SOFT)
-    axes.tick_params(labelsize=7.5, colors=_SOFT, length=0)
-    axes.grid(axis="y", color=_LINE, linewidth=0.6)
+    axes.set_xlabel("seconds", fontsize=8, color=SOFT)
+    axes.set_ylabel("inter-token latency, ms", fontsize=8, color=SOFT)
+    axes.tick_params(labelsize=7.5, colors=SOFT, length=0)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=8, labelcolor=_INK)
+    axes.spines["bottom"].set_color(LINE)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=8, labelcolor=INK)
 
 
-def _write(page: Axes, x: float, y: float, text: str, size: float, color: str = _INK, **style: Any) -> None:
+def _write(page: Axes, x: float, y: float, text: str, size: float, color: str = INK, **style: Any) -> None:
     page.text(x, y, text, fontsize=size, color=color, va="center_baseline", parse_math=False, **style)
 
 

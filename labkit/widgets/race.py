@@ -1,22 +1,17 @@
 """The same prompt over several servers at once, drawn as it comes: tokens, latency, knobs that act on it."""
 
 import asyncio
-import concurrent.futures
-import html
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import ipywidgets
-
 from labkit import interfaces
-from labkit.background import LoopThread
 from labkit.client import Chunk, Recording
 from labkit.errors import LabkitError
 from labkit.events import Failed, Finished, GenerateRequest, Token
 from labkit.server import Server
-from labkit.widgets.knobs import Knob, flush_knob, pace_knob, streams_knob
+from labkit.widgets.knobs import flush_knob, pace_knob, streams_knob
 from labkit.widgets.latency_plot import LatencyPlot
+from labkit.widgets.panel import Panel
 from labkit.widgets.picture import Picture, picture
 from labkit.widgets.token_view import TokenView
 
@@ -25,7 +20,7 @@ MOST_STREAMS = 8
 WARM_UP = GenerateRequest(prompt="warm up", max_tokens=1)
 
 
-class Race(ipywidgets.VBox):  # type: ignore[misc]
+class Race(Panel):
     """A panel with a column per server, their inter-token latency below, and knobs that act at once.
 
         race = Race(servers, labkit.GenerateRequest(prompt="Once upon a time", max_tokens=200))
@@ -33,8 +28,7 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         race.run()          # in the next cell: watch, and turn the knobs meanwhile
 
     Each client asks for one token first, so that connections are open and what follows is compared fairly.
-    The streams run on a loop of their own, so the page moves even while a cell computes. An interrupt of
-    `run` stops them. Knobs: `flush` sets every server's flush policy, `pace` the engine's interval, and
+    Knobs: `flush` sets every server's flush policy, `pace` the engine's interval, and
     `streams` how many streams each server carries: the first is drawn, the others keep it company.
 
     Raises:
@@ -62,34 +56,23 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             "pace": pace_knob(self._set_pace, pace_ms),
             "streams": streams_knob(self._set_streams, MOST_STREAMS, streams),
         }
-        self.knobs: dict[str, Knob] = {name: made[name] for name in knobs}
         self._settings: dict[str, Any] = {"flush": flush, "interval_ms": pace_ms}
         self._servers = list(servers)
         self._request = request
         self._streams = streams
-        self._turning = threading.RLock()
-        self._thread: LoopThread | None = None
-        self._runs: list[concurrent.futures.Future[None]] = []
-        self._said = ipywidgets.HTML()
-        self._again = self._button("run again", "play", self.start)
-        buttons = [self._again, self._button("stop", "stop", self.stop), self._said]
-        controls = ipywidgets.HBox([*self.knobs.values(), ipywidgets.HBox(buttons)])
-        controls.layout.flex_flow = "row wrap"
-        super().__init__([controls, self.view, self.plot])
+        super().__init__({name: made[name] for name in knobs}, [self.view, self.plot])
 
-    def start(self) -> None:
-        """Send the request to every server and return at once; a race that still runs is stopped first."""
-        with self._turning:
-            self._end()
-            self.recordings = {}
-            self.view.clear()
-            self.plot.clear()
-            for knob, value in self._settings.items():
-                self._tune(knob, value)
-            self._thread = thread = LoopThread("labkit-race")
-            self._runs = runs = [thread.submit(self._lane(server)) for server in self._servers]
-        for run in runs:
-            run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
+    def prepare(self) -> list[Coroutine[Any, Any, None]]:
+        self.recordings = {}
+        self.view.clear()
+        self.plot.clear()
+        for knob, value in self._settings.items():
+            self._tune(knob, value)
+        return [self._lane(server) for server in self._servers]
+
+    def settle(self) -> None:
+        self.view.flush()
+        self.plot.flush()
 
     def wait(self, timeout: float | None = None) -> dict[str, Recording]:
         """Return what each client recorded, by interface, when all have ended.
@@ -98,37 +81,13 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
             LabkitError: a request was refused, a stream broke off, or the race was stopped before its end.
             TimeoutError: they took longer than `timeout` seconds; they are stopped.
         """
-        runs = self._runs
-        self._again.disabled = True  # until then there is one race, and this is it
-        try:
-            done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
-        finally:
-            self._again.disabled = False
-            self.stop()
-            self.view.flush()
-            self.plot.flush()
-        if any(run.cancelled() for run in runs) and not done.not_done:
-            raise LabkitError("the race was stopped before its end: run this cell again")
-        for run in done.done:
-            run.result()
-        if done.not_done:
-            raise TimeoutError(f"still running after {timeout} s")
+        self.finish(timeout)
         return {name: self.recordings[name] for name in self._names}
 
     def run(self, timeout: float | None = None) -> dict[str, Recording]:
         """`start` and `wait`."""
         self.start()
         return self.wait(timeout)
-
-    def stop(self) -> None:
-        """Stop the streams that still run; safe to call twice."""
-        with self._turning:
-            self._end()
-
-    def _end(self) -> None:
-        if self._thread is not None:
-            self._thread.close()
-            self._thread = None
 
     def picture(self) -> Picture:
         """What the panel shows, as a picture that stays in the saved notebook."""
@@ -187,18 +146,6 @@ class Race(ipywidgets.VBox):  # type: ignore[misc]
         async with interfaces.client(server.name)(server.url) as client:
             while True:
                 await client.record(self._request)
-
-    def _button(self, text: str, icon: str, press: Callable[[], None]) -> ipywidgets.Button:
-        def pressed(_: object) -> None:
-            try:
-                press()
-                self._said.value = ""
-            except LabkitError as error:
-                self._said.value = f"<small>{html.escape(str(error))}</small>"
-
-        button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
-        button.on_click(pressed)
-        return button
 
     # Knobs may call from a thread of the kernel's choosing: setting a number or a policy is all they do.
 

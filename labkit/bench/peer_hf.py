@@ -1,0 +1,38 @@
+"""Hugging Face Transformers as a peer: `generate` as it comes, with its dynamic cache, greedy and batched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from transformers import AutoModelForCausalLM, BatchEncoding
+from transformers.utils import logging
+
+PACKAGES = ("transformers", "torch")
+
+
+class Stamps:
+    """Notes the CPU time at which `generate` has the logits of each token, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self.times.append(process_time())
+        return scores
+
+
+def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
+    """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
+    logging.disable_progress_bar()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
+    model.generation_config.eos_token_id = None  # every row goes on to the end
+
+    def generate(prompts: list[list[int]], tokens: int) -> tuple[float, list[list[int]]]:
+        ones = [[1] * len(prompt) for prompt in prompts]
+        asked = BatchEncoding({"input_ids": prompts, "attention_mask": ones}, tensor_type="pt")
+        stamps = Stamps()
+        rows = model.generate(**asked, max_new_tokens=tokens, do_sample=False, logits_processor=[stamps])
+        return stamps.times[-1] - stamps.times[0], rows[:, len(prompts[0]) :].tolist()
+
+    return generate

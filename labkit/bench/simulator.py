@@ -1,0 +1,146 @@
+"""How true the simulator is: workloads on the real engine, in real time, held against what was predicted.
+
+Each prediction is made from a calibration just before; another just after tells whether the machine was as
+fast all the while, since nothing can be said about a prediction for a machine that has changed.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from labkit.bench.rounds import Progress, silent
+from labkit.engine import create_engine
+from labkit.engine.batched import BatchedEngine
+from labkit.engine.scheduler import Limits, blocks
+from labkit.engine.trace import Iteration, Record
+from labkit.sim.calibrate import Calibration, calibrate
+from labkit.sim.cost import Cost
+from labkit.sim.replay import replay
+from labkit.sim.simulator import simulate
+from labkit.sim.timelines import summarize
+from labkit.sim.workload import LogNormal, Shape, Workload, bursts, poisson, ramp
+
+TOTAL_TARGET, TTFT_TARGET = 0.15, 0.25
+STEADY = 0.1
+
+SHAPE = Shape(
+    prompt=LogNormal(median=64, sigma=0.7, low=8, high=320),
+    output=LogNormal(median=48, sigma=0.6, low=8, high=160),
+)
+"""Short requests, so that a run of seconds has hundreds of them."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One workload as measured and as predicted, in seconds; errors are predicted / measured - 1.
+
+    `busy_s` is the time within iterations, which nothing but the cost of computing decides. `drift` is how
+    much the machine changed: `busy_s` as predicted by the calibration after over that of the one before, - 1.
+    """
+
+    workload: str
+    requests: int
+    total_s: float
+    predicted_total_s: float
+    busy_s: float
+    predicted_busy_s: float
+    ttft_p99_s: float
+    predicted_ttft_p99_s: float
+    drift: float
+
+    @property
+    def total_error(self) -> float:
+        return self.predicted_total_s / self.total_s - 1
+
+    @property
+    def busy_error(self) -> float:
+        return self.predicted_busy_s / self.busy_s - 1
+
+    @property
+    def ttft_error(self) -> float:
+        return self.predicted_ttft_p99_s / self.ttft_p99_s - 1
+
+    @property
+    def verdict(self) -> Literal["met", "not met", "inconclusive"]:
+        """Inconclusive where the machine changed too much to tell."""
+        if abs(self.drift) > STEADY:
+            return "inconclusive"
+        met = abs(self.total_error) <= TOTAL_TARGET and abs(self.ttft_error) <= TTFT_TARGET
+        return "met" if met else "not met"
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """`calibrations` are from before the first workload and after each."""
+
+    policy: str
+    seqs: int
+    calibrations: list[Calibration]
+    predictions: list[Prediction]
+
+
+def measure(
+    *, policy: str = "sarathi", seqs: int = 64, seconds: float = 6.0, progress: Progress = silent
+) -> Simulator:
+    """Hold three workloads of about so many seconds each against their predictions.
+
+    Raises:
+        InvalidRequest: there is no such policy, or too many seqs.
+    """
+    progress("simulator: calibration", 0.0)
+    calibrations = [calibrate()]
+    engine = create_engine(f"tiny:policy={policy},seqs={seqs}")
+    assert isinstance(engine, BatchedEngine)
+    limits = Limits(seqs * blocks(engine.context), seqs)
+    predictions: list[Prediction] = []
+    try:
+        jobs_of = workloads(calibrations[0].cost, policy, limits, seconds)
+        replay(jobs_of["bursts"][:8], engine)  # warms up what a new engine touches first
+        for name, jobs in jobs_of.items():
+            progress(f"simulator: {name}", (len(predictions) + 0.5) / (len(jobs_of) + 0.5))
+            measured = replay(jobs, engine)
+            calibrations.append(calibrate())
+            costs = [calibration.cost for calibration in calibrations[-2:]]
+            predictions.append(
+                _prediction(name, measured, [simulate(jobs, policy, limits, c) for c in costs])
+            )
+    finally:
+        engine.close()
+    return Simulator(policy, seqs, calibrations, predictions)
+
+
+def workloads(cost: Cost, policy: str, limits: Limits, seconds: float) -> dict[str, Workload]:
+    """Three of about so many seconds, as heavy as a machine of this cost can bear without falling behind."""
+    batch = bursts(256, 1.0, 256, shape=SHAPE)
+    most = len(batch) / _seconds(simulate(batch, policy, limits, cost))  # requests a second at full batches
+    requests = ceil(seconds * most / 2)
+    return {
+        "poisson": poisson(most / 2, requests, shape=SHAPE),
+        "bursts": bursts(ceil(requests / 4), seconds / 4, requests, shape=SHAPE),
+        "ramp": ramp(most / 5, most * 4 / 5, requests, shape=SHAPE),
+    }
+
+
+def _seconds(records: list[Record]) -> float:
+    return summarize(records).total_s
+
+
+def _busy_s(records: list[Record]) -> float:
+    return sum(record.end_s - record.start_s for record in records if isinstance(record, Iteration))
+
+
+def _prediction(name: str, measured: list[Record], simulated: list[list[Record]]) -> Prediction:
+    before, after = simulated
+    real, predicted = summarize(measured), summarize(before)
+    assert real.ttft_p99_s is not None and predicted.ttft_p99_s is not None
+    return Prediction(
+        workload=name,
+        requests=real.requests,
+        total_s=real.total_s,
+        predicted_total_s=predicted.total_s,
+        busy_s=_busy_s(measured),
+        predicted_busy_s=_busy_s(before),
+        ttft_p99_s=real.ttft_p99_s,
+        predicted_ttft_p99_s=predicted.ttft_p99_s,
+        drift=_busy_s(after) / _busy_s(before) - 1,
+    )

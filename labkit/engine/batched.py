@@ -1,0 +1,240 @@
+"""An engine with a thread of its own that runs the core's iterations for many requests.
+
+The thread computes and hands tokens over; it never waits for a server. PyTorch releases the interpreter's
+lock within every operation, and the thread offers it once more after every step, so that the event loops
+of the servers in the same process go on meanwhile (`labkit bench ruler` measures their lag).
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Protocol
+
+import torch
+from pydantic import Field
+
+from labkit.engine.base import checked, of_type
+from labkit.engine.base import interval_ms as milliseconds
+from labkit.engine.core import Core, Runner
+from labkit.engine.detokenize import Detokenizer
+from labkit.engine.policies import create_policy
+from labkit.engine.runner import SampledSequence
+from labkit.engine.sampling import Sampler
+from labkit.engine.scheduler import Limits, Memory, Preemption, blocks
+from labkit.engine.trace import Watcher
+from labkit.errors import EngineFailed, InvalidRequest
+from labkit.events import GenerateRequest
+from labkit.stream import TokenStream
+
+SEQS = of_type("seqs", Annotated[int, Field(ge=1, le=1024)])
+PREFIX_CACHE = of_type("prefix_cache", Annotated[int, Field(ge=0, le=1 << 20)])
+THREADS = of_type("threads", Annotated[int, Field(ge=1, le=1024)])
+
+
+class Vocabulary(Protocol):
+    """What an engine needs of a model's tokenizer."""
+
+    eos_id: int
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that the model is to go on from, at least one."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token."""
+
+
+class StreamedSequence(SampledSequence):
+    """One request and the stream that it writes to."""
+
+    def __init__(self, request: GenerateRequest, tokens: list[int], engine: "BatchedEngine") -> None:
+        # the last token is never computed, so one more than the context holds can be written
+        most = min(request.max_tokens, engine.context - len(tokens) + 1)
+        super().__init__(request.request_id or "", tokens, most, time.monotonic(), request.reader_tps)
+        self.request = request
+        self.engine = engine
+        self.sampler = Sampler(request.temperature, request.top_k, request.top_p, request.seed)
+        self.text = Detokenizer(engine.vocabulary, request.stop)
+        self.stream = TokenStream(self.name, stamped=request.stamps, on_room=engine.look)
+        self.due_s = 0.0
+
+    def begin(self) -> None:
+        self.stream.started(self.engine.name, self.prompt_tokens)
+
+    def push(self, token: int, now_s: float) -> None:
+        """Hand one token over, and the end if it is the last; what goes wrong ends this sequence alone."""
+        super().push(token, now_s)
+        try:
+            self._emit(token, int(now_s * 1e9))
+        except Exception as error:
+            self.stream.fail("engine_failed", f"{type(error).__name__}: {error}")
+            self.finished = True
+        # One that lags behind its pace goes on from now and does not catch up in a burst.
+        self.due_s = max((self.due_s or now_s) + self.engine.interval_ms / 1e3, now_s)
+
+    def _emit(self, token: int, sampled_ns: int) -> None:
+        ended = token == self.engine.vocabulary.eos_id and not self.request.ignore_eos
+        text = self.text.push(token)
+        if (ended or self.finished) and not self.text.stopped:
+            text += self.text.flush()
+        self.stream.token(text, sampled_ns)
+        if ended or self.text.stopped:
+            self.stream.finish("stop")
+            self.finished = True
+        elif self.finished:
+            self.stream.finish("length")
+
+
+class BatchedEngine:
+    """Requests in, streams out, and between them a core that runs in a thread.
+
+    Args:
+        context: the most tokens that a sequence can hold.
+        threads: of torch, for this process.
+
+    The others are described at `labkit.engine.local.LocalEngine`.
+
+    Raises:
+        InvalidRequest: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        vocabulary: Vocabulary,
+        *,
+        context: int,
+        interval_ms: float,
+        policy: str,
+        budget: int,
+        seqs: int,
+        kv_tokens: int,
+        memory: Memory,
+        preemption: Preemption,
+        prefix_cache: int,
+        threads: int,
+    ) -> None:
+        self.name = name
+        self.vocabulary = vocabulary
+        self.context = context
+        self.interval_ms = 0.0
+        room = seqs * blocks(context)
+        self._knobs = {
+            "interval_ms": milliseconds,
+            "policy": create_policy,
+            "budget": of_type("budget", Annotated[int, Field(ge=0)]),
+            "kv_tokens": of_type("kv_tokens", Annotated[int, Field(ge=blocks(context), le=room)]),
+            "memory": of_type("memory", Memory),
+            "preemption": of_type("preemption", Preemption),
+        }
+        limits = Limits(kv_tokens or room, seqs)
+        self._core = Core(runner, create_policy(policy), limits, time.monotonic, prefix_cache)
+        self.tune(
+            interval_ms=interval_ms,
+            budget=budget,
+            kv_tokens=limits.kv_tokens,
+            memory=memory,
+            preemption=preemption,
+        )
+        self._threads = THREADS(threads)
+        self._arrived: deque[StreamedSequence] = deque()
+        self._joining: deque[Watcher] = deque()
+        self._closed = False
+        self._changed = threading.Event()
+        self.look = self._changed.set
+        self._thread = threading.Thread(target=self._loop, name="labkit-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerateRequest) -> TokenStream:
+        if self._closed:
+            raise EngineFailed("the engine is closed")
+        prompt = self.vocabulary.prompt(request.prompt)
+        if len(prompt) >= self.context:
+            raise InvalidRequest(f"prompt: {len(prompt)} tokens; the model's context is {self.context}")
+        sequence = StreamedSequence(request, prompt, self)
+        self._arrived.append(sequence)
+        self.look()
+        if self._closed:  # just now: the thread may have looked for the last time
+            sequence.stream.fail("engine_failed", "the engine was closed")
+        return sequence.stream
+
+    def tune(self, **knobs: Any) -> None:
+        """Turn `interval_ms`, `policy`, `budget`, `kv_tokens`, `memory` or `preemption` while streams run."""
+        values = checked(self, self._knobs, knobs)
+        self.interval_ms = values.pop("interval_ms", self.interval_ms)
+        self._core.policy = values.pop("policy", self._core.policy)
+        self._core.limits = replace(self._core.limits, **values)
+
+    @property
+    def kv_limit(self) -> int:
+        """How many tokens' keys and values can be held at once."""
+        return self._core.limits.kv_tokens
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Have every record of `labkit.engine.trace` from now on; returns what ends it.
+
+        The watcher is called in the engine's thread and must return at once.
+        """
+        self._joining.append(watcher)
+        self.look()
+        return partial(self._unwatch, watcher)
+
+    def _unwatch(self, watcher: Watcher) -> None:
+        for watchers in (self._joining, self._core.watchers):
+            with suppress(ValueError):
+                watchers.remove(watcher)
+
+    def close(self) -> None:
+        self._closed = True
+        self.look()
+        self._thread.join(timeout=2.0)
+
+    def _loop(self) -> None:
+        torch.set_num_threads(self._threads)
+        why = "the engine was closed"
+        try:
+            while not self._closed:
+                self._iterate()
+        except Exception as error:
+            why = f"the engine stopped: {type(error).__name__}: {error}"
+            raise
+        finally:
+            self._closed = True
+            for sequence in [*self._sequences(), *self._arrived]:
+                sequence.stream.fail("engine_failed", why)
+
+    def _iterate(self) -> None:
+        self._changed.clear()
+        while self._joining:
+            self._core.watch(self._joining.popleft())
+        while self._arrived:
+            self._core.add(self._arrived.popleft())
+        next_s = self._look_after_streams(time.monotonic())
+        plan = self._core.iterate()
+        if plan.run:
+            time.sleep(0)  # let the servers' loops have the interpreter
+        elif not plan.evict:
+            rest_s = min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
+            self._changed.wait(None if math.isinf(rest_s) else rest_s)
+
+    def _look_after_streams(self, now_s: float) -> float:
+        """Drop who is not wanted, mark who may compute; returns how long until the next one is due."""
+        next_s = math.inf
+        for sequence in self._sequences():
+            stream = sequence.stream
+            if not stream.wanted:
+                self._core.drop(sequence)
+                continue
+            sequence.stalled = not stream.writable
+            sequence.ready = not sequence.stalled and sequence.due_s <= now_s
+            if not sequence.ready and not sequence.stalled:
+                next_s = min(next_s, sequence.due_s - now_s)
+        return next_s
+
+    def _sequences(self) -> list[StreamedSequence]:
+        return [s for s in (*self._core.running, *self._core.waiting) if isinstance(s, StreamedSequence)]

@@ -1,0 +1,75 @@
+"""Computes what the core asks for: one pass of the model over all sequences, then a token for each."""
+
+from collections.abc import Sequence as Many
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from labkit.engine.core import Work
+from labkit.engine.sampling import Sampler, sample
+from labkit.engine.scheduler import BLOCK
+from labkit.engine.sequence import Sequence
+from labkit.models.ragged import KVPool, Part, step
+from labkit.models.text import TextModel
+
+
+class SampledSequence(Sequence):
+    """A sequence that a model continues."""
+
+    sampler: Sampler
+
+
+class ModelRunner:
+    """The text model, KV for `slots` sequences, a store for what is swapped out, the prefix cache's blocks.
+
+    Args:
+        rows: see `labkit.models.ragged.step`.
+        prefix_tokens: the size of the prefix cache.
+    """
+
+    def __init__(self, model: TextModel, slots: int, rows: int = 1, prefix_tokens: int = 0) -> None:
+        self.model = model
+        self.rows = rows
+        self.pool = KVPool(model.config, slots, like=model.embed.weight)
+        self._store: dict[Sequence, Tensor] = {}
+        self._blocks = [torch.empty(0)] * (prefix_tokens // BLOCK)
+
+    def run(self, work: Many[Work]) -> list[int | None]:
+        # by slot, and single tokens before longer parts: neighbours attend in one call
+        order = sorted(range(len(work)), key=lambda place: (work[place][1] > 1, work[place][0].slot))
+        parts = [_part(*work[place]) for place in order]
+        logits = step(self.model, self.pool, parts, self.rows)
+        due = [n for n, place in enumerate(order) if work[place][1] == work[place][0].pending]
+        samplers = [cast(SampledSequence, work[order[n]][0]).sampler for n in due]
+        tokens = sample(logits if len(due) == len(parts) else logits[due], samplers)
+        chosen: list[int | None] = [None] * len(work)
+        for n, token in zip(due, tokens, strict=True):
+            chosen[order[n]] = token
+        return chosen
+
+    def swap_out(self, sequence: Sequence) -> None:
+        self._store[sequence] = self.pool.read(_slot(sequence), 0, sequence.computed)
+
+    def swap_in(self, sequence: Sequence) -> None:
+        self.pool.write(_slot(sequence), 0, self._store.pop(sequence))
+
+    def forget(self, sequence: Sequence) -> None:
+        self._store.pop(sequence, None)
+
+    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+        for number, place in kept:
+            self._blocks[place] = self.pool.read(_slot(sequence), number * BLOCK, (number + 1) * BLOCK)
+
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
+        self.pool.write(_slot(sequence), 0, torch.cat([self._blocks[place] for place in places], dim=3))
+
+
+def _part(sequence: Sequence, tokens: int) -> Part:
+    start = sequence.computed
+    return Part(_slot(sequence), start, sequence.tokens[start : start + tokens])
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None
+    return sequence.slot

@@ -1,0 +1,163 @@
+"""One forward pass over many sequences of different lengths: prompts, pieces of prompts, single tokens.
+
+The linear layers see all tokens as one matrix; attention is each sequence's own ("selective batching", Orca,
+OSDI 2022). Keys and values lie in slots that are reserved in the address space and take memory only where
+something was written, page by page (as in vAttention, arXiv 2405.04437): attention reads them where they are.
+
+Letters for shapes: those of `labkit.models.text`, and N sequences.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.models.text import Attend, TextConfig, TextModel
+
+STRIDE, INVARIANT_STRIDE = 16, 256
+"""Attention reads whole strides of positions. Over long ones its sums do not depend on how many are read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens of one sequence to compute next; `start` of its tokens have their keys and values in `slot`."""
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+class KVPool:
+    """Keys and values, ``kv[layer][slot, k|v, head, position, dim]``, of up to `slots` sequences."""
+
+    def __init__(self, config: TextConfig, slots: int, like: Tensor | None = None) -> None:
+        shape = (config.layers, slots, 2, config.heads, config.context, config.head_dim)
+        self.slots = slots
+        # The operating system gives zeroed pages when they are touched; torch.zeros would touch them all.
+        self.kv = torch.from_numpy(numpy.zeros(shape, numpy.float32))
+        if like is not None and (like.device.type, like.dtype) != ("cpu", torch.float32):
+            self.kv = torch.zeros(shape, device=like.device, dtype=like.dtype)
+
+    def read(self, slot: int, start: int, end: int) -> Tensor:
+        """A copy of some positions, [L, 2, H, positions, D]."""
+        return self.kv[:, slot, :, :, start:end].clone()
+
+    def write(self, slot: int, start: int, kept: Tensor) -> None:
+        """Put back what `read` gave."""
+        self.kv[:, slot, :, :, start : start + kept.shape[3]] = kept
+
+
+@torch.inference_mode()
+def step(model: TextModel, pool: KVPool, parts: Sequence[Part], rows: int = 1) -> Tensor:
+    """Compute all parts in one pass and return the logits [N, V] of what follows each.
+
+    Args:
+        parts: each of another slot; single tokens are fastest side by side in the order of their slots.
+        rows: the least number of rows of every matrix, reached by padding. Matrix libraries sum in another
+            order where rows are few; with `rows=16` a sequence's logits are the same, bit for bit, whatever
+            else is in the batch and however its tokens are cut into parts (float32, MKL with AVX-512; found
+            by trying). Without, they differ by less than 1e-4 of the greatest of them.
+
+    Raises:
+        ValueError: no parts, a part without tokens, or one that does not fit into the context.
+    """
+    context = model.config.context
+    if not parts or any(not part.start < part.end <= context for part in parts):
+        raise ValueError(f"there must be parts, each of at least one token within a context of {context}")
+    batch = _Ragged(parts, pool, rows)
+    attends = (batch.attention(kv) for kv in pool.kv)
+    x = model(batch.tokens, batch.positions, attends)
+    return model.logits(x[batch.last])[: len(parts)]
+
+
+class _Ragged:
+    """The index tensors of one pass, made once and used in every layer."""
+
+    def __init__(self, parts: Sequence[Part], pool: KVPool, rows: int) -> None:
+        device = pool.kv.device
+        self._count = sum(len(part.tokens) for part in parts)
+        self._padding = max(0, rows - self._count)
+        tokens = [token for part in parts for token in part.tokens]
+        places = [place for part in parts for place in range(part.start, part.end)]
+        slots = [part.slot for part in parts for _ in part.tokens]
+        ends = list(accumulate(len(part.tokens) for part in parts))
+        self.tokens = torch.tensor(tokens + [0] * self._padding, device=device)
+        self.positions = torch.tensor(places + [0] * self._padding, device=device)
+        self.last = torch.tensor([end - 1 for end in ends] + [0] * max(0, rows - len(parts)), device=device)
+        self._written = (torch.tensor(slots, device=device), self.positions[: self._count])
+        self._pieces = list(_pieces(parts, self.positions, pool, rows))
+
+    def attention(self, kv: Tensor) -> Attend:
+        """Attention that writes new keys and values into one layer's kv [slots, 2, H, C, D], then reads."""
+
+        def attend(qkv: Tensor) -> Tensor:
+            slots, positions = self._written
+            kv[slots, :, :, positions] = qkv[: self._count, 1:]
+            mixed = [piece.attend(qkv[:, 0], kv) for piece in self._pieces]
+            if self._padding:
+                mixed.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
+            return torch.cat(mixed)
+
+        return attend
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of the batch that attend in one call: those of neighbouring slots, equally many each."""
+
+    rows: slice
+    slots: slice
+    queries: int
+    keys: int
+    mask: Tensor  # [slots, 1, queries, keys], queries padded to an even number
+
+    def attend(self, query: Tensor, kv: Tensor) -> Tensor:
+        """Mix the values of kv [slots, 2, H, C, D] for these rows of query [T, H, D]; [rows, H, D]."""
+        count = self.slots.stop - self.slots.start
+        asked = query[self.rows].view(count, self.queries, *query.shape[1:]).transpose(1, 2)
+        padding = self.mask.shape[2] - self.queries
+        if padding:
+            asked = F.pad(asked, (0, 0, 0, padding))
+        keys, values = kv[self.slots, 0, :, : self.keys], kv[self.slots, 1, :, : self.keys]
+        mixed = F.scaled_dot_product_attention(asked, keys, values, self.mask)
+        return mixed[:, :, : self.queries].transpose(1, 2).flatten(0, 1)
+
+
+def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, rows: int) -> Iterator[_Piece]:
+    """Single tokens of neighbouring slots together, every longer part alone."""
+    first, row = 0, 0
+    while first < len(parts):
+        after = first + 1
+        while (
+            len(parts[first].tokens) == 1 and after < len(parts) and _follows(parts[after - 1], parts[after])
+        ):
+            after += 1
+        group = parts[first:after]
+        queries = len(group[0].tokens)
+        stride = INVARIANT_STRIDE if rows > 1 else STRIDE
+        keys = min(-(-max(part.end for part in group) // stride) * stride, pool.kv.shape[4])
+        asked = positions[row : row + queries * len(group)].view(len(group), queries)
+        if rows > 1 and queries % 2:  # the sums of one query alone go in another order
+            asked = F.pad(asked, (0, 1))
+        mask = _mask(asked, keys, pool.kv)
+        span = slice(row, row + queries * len(group))
+        yield _Piece(span, slice(group[0].slot, group[-1].slot + 1), queries, keys, mask)
+        first, row = after, span.stop
+
+
+def _follows(part: Part, other: Part) -> bool:
+    return len(other.tokens) == 1 and other.slot == part.slot + 1
+
+
+def _mask(positions: Tensor, keys: int, like: Tensor) -> Tensor:
+    """What to add to the scores [N, 1, Q, keys] so that each query at positions [N, Q] sees up to itself."""
+    later = torch.arange(keys, device=like.device) > positions[..., None]
+    return torch.zeros_like(later, dtype=like.dtype).masked_fill_(later, -torch.inf)[:, None]

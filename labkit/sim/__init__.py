@@ -1,0 +1,1 @@
+"""The simulator: the engine's own scheduler on a virtual clock, what is asked of it, and what came of it."""

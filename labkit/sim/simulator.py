@@ -1,0 +1,110 @@
+"""The engine's scheduler on a virtual clock: the same core, and a runner that takes the time of a cost model.
+
+It leaves out what is around the engine: every reader takes its tokens at once, as from a stream that is never
+full. Who computes when, who is evicted and what the prefix cache holds is decided by the engine's own code.
+"""
+
+from collections import deque
+from collections.abc import Sequence as Many
+from math import inf
+
+from labkit.engine.core import Core, Work
+from labkit.engine.policies import create_policy
+from labkit.engine.scheduler import Limits, Policy, blocks
+from labkit.engine.sequence import Sequence
+from labkit.engine.trace import Record
+from labkit.sim.cost import Cost, Load
+from labkit.sim.workload import Job
+
+
+class SimulatedRunner:
+    """Computes nothing, and moves a clock by what that would have cost; tokens are numbers below 0."""
+
+    def __init__(self, cost: Cost) -> None:
+        self.cost = cost
+        self.now_s = 0.0
+        self._swapped = 0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def run(self, work: Many[Work]) -> list[int | None]:
+        decodes = prefill = attended = held = 0
+        chosen: list[int | None] = []
+        for sequence, tokens in work:
+            attended += tokens * sequence.computed + tokens * (tokens + 1) // 2
+            held += blocks(sequence.computed + tokens)
+            if sequence.decoding:
+                decodes += 1
+            else:
+                prefill += tokens
+            # each its own, so that the prefix cache takes no answer for another's
+            chosen.append(-1 - sequence.number if tokens == sequence.pending else None)
+        self.now_s += self.cost.seconds(Load(prefill, decodes, attended, held, self._swapped))
+        self._swapped = 0
+        return chosen
+
+    def swap_out(self, sequence: Sequence) -> None:
+        self._swapped += sequence.computed
+
+    def swap_in(self, sequence: Sequence) -> None:
+        self._swapped += sequence.computed
+
+    def forget(self, sequence: Sequence) -> None:
+        pass
+
+    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+        pass
+
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
+        pass
+
+
+def simulate(
+    jobs: Many[Job], policy: str | Policy, limits: Limits, cost: Cost, *, prefix_tokens: int = 0
+) -> list[Record]:
+    """Run jobs to their end and return what the scheduler did, from 0 s on.
+
+    Args:
+        policy: one of `labkit.engine.policies`, by name, or one of your own, made for this run.
+        cost: what iterations cost on the machine that is simulated.
+        prefix_tokens: the size of the prefix cache; 0 for none.
+
+    Raises:
+        InvalidRequest: there is no such policy.
+        ValueError: a job does not fit into `limits.kv_tokens`, or the policy leaves jobs waiting for ever.
+    """
+    _check(jobs, limits)
+    runner = SimulatedRunner(cost)
+    chosen = create_policy(policy) if isinstance(policy, str) else policy
+    core = Core(runner, chosen, limits, runner.clock, prefix_tokens)
+    records: list[Record] = []
+    core.watch(records.append)
+    coming = deque(sorted(enumerate(jobs), key=lambda place: place[1].arrival_s))
+    while coming or core.running or core.waiting:
+        while coming and coming[0][1].arrival_s <= runner.now_s:
+            core.add(_sequence(*coming.popleft()))
+        plan = core.iterate()
+        if not plan.run and not plan.evict:
+            rest_s = inf if plan.rest_s is None else plan.rest_s
+            next_s = coming[0][1].arrival_s if coming else inf
+            runner.now_s = min(runner.now_s + rest_s, next_s)
+            if runner.now_s == inf:
+                left = len(core.running) + len(core.waiting)
+                raise ValueError(
+                    f"policy {chosen.name!r} leaves {left} jobs waiting and nothing else will happen"
+                )
+    return records
+
+
+def _check(jobs: Many[Job], limits: Limits) -> None:
+    for index, job in enumerate(jobs):
+        needed = blocks(len(job.prompt) + job.output_tokens - 1)
+        if needed > limits.kv_tokens:
+            raise ValueError(
+                f"job {index} takes {needed} KV tokens and kv_tokens is {limits.kv_tokens}: raise it"
+            )
+
+
+def _sequence(index: int, job: Job) -> Sequence:
+    return Sequence(str(index), list(job.prompt), job.output_tokens, job.arrival_s, job.reader_tps)

@@ -1,0 +1,127 @@
+"""An engine at work on many requests, drawn as it happens: texts, Gantt, KV held, readers' buffers."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from labkit.engine.trace import Record
+from labkit.errors import EngineFailed
+from labkit.events import Failed, Finished, GenerateRequest, Token
+from labkit.stream import TokenStream
+from labkit.widgets.knobs import Knob, budget_knob, pace_knob, policy_knob
+from labkit.widgets.panel import Panel
+from labkit.widgets.picture import Picture
+from labkit.widgets.schedule_picture import schedule_picture
+from labkit.widgets.schedule_view import ScheduleView
+from labkit.widgets.token_view import TokenView
+
+if TYPE_CHECKING:  # a page without an engine of this process needs no torch
+    from labkit.engine.batched import BatchedEngine
+
+KNOBS = ("policy", "budget", "pace")
+DRAWN = 4
+
+Arrival = tuple[float, GenerateRequest]
+"""How many seconds after the start a request comes, and the request."""
+
+
+class EnginePanel(Panel):
+    """A panel around an engine of this process: the first requests' texts, and how all are scheduled.
+
+        panel = EnginePanel(engine, [(0.0, request), (0.5, another)])
+        panel               # display it
+        records = panel.run()   # in the next cell: watch, and turn the knobs meanwhile
+
+    Readers take every token at once, so that nothing but the engine is seen. What happened is in `records`,
+    for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget` and `pace`.
+
+    Raises:
+        ValueError: no requests, two of one `request_id`, or a knob of no known name.
+    """
+
+    def __init__(
+        self,
+        engine: "BatchedEngine",
+        arrivals: Sequence[Arrival],
+        *,
+        knobs: Sequence[str] = ("policy", "budget"),
+        policy: str = "sarathi",
+        budget: int = 0,
+        pace_ms: float = 0.0,
+        window_s: float = 10.0,
+    ) -> None:
+        if unknown := set(knobs) - set(KNOBS):
+            raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(KNOBS)}")
+        self._requests = {r.request_id or str(n): (at_s, r) for n, (at_s, r) in enumerate(arrivals, 1)}
+        if not arrivals or len(self._requests) != len(arrivals):
+            raise ValueError("a panel takes at least one request, and each of another request_id")
+        self.view = TokenView(list(self._requests)[:DRAWN], height_px=110)
+        self.schedule = ScheduleView(window_s, kv_limit=engine.kv_limit)
+        self.records: list[Record] = []
+        self._engine = engine
+        self._settings: dict[str, Any] = {"policy": policy, "budget": budget, "interval_ms": pace_ms}
+        self._unwatch: Callable[[], None] | None = None
+        made: dict[str, Knob] = {
+            "policy": policy_knob(lambda name: self._tune("policy", name), policy),
+            "budget": budget_knob(lambda tokens: self._tune("budget", tokens), budget),
+            "pace": pace_knob(lambda ms: self._tune("interval_ms", ms), pace_ms),
+        }
+        super().__init__({name: made[name] for name in knobs}, [self.view, self.schedule])
+
+    def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
+        self.settle()
+        self.view.clear()
+        self.schedule.clear()
+        self.records = records = []
+        self._engine.tune(**self._settings)
+
+        def watch(record: Record) -> None:
+            records.append(record)
+            self.schedule.put(record)
+
+        self._unwatch = self._engine.watch(watch)
+        return [self._lane(name, *arrival) for name, arrival in self._requests.items()]
+
+    def settle(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        self.view.flush()
+        self.schedule.flush()
+
+    def run(self, timeout: float | None = None) -> list[Record]:
+        """Begin, return the records when all requests have ended; raises as `finish` does."""
+        self.start()
+        self.finish(timeout)
+        return self.records
+
+    def picture(self) -> Picture:
+        """What the scheduler did in the last run, as a picture that stays in the saved notebook."""
+        return schedule_picture(self.records, kv_limit=self._engine.kv_limit)
+
+    def __repr__(self) -> str:
+        return f"EnginePanel({self._engine.name}): a live panel, its picture is below"
+
+    async def _lane(self, name: str, at_s: float, request: GenerateRequest) -> None:
+        await asyncio.sleep(at_s)
+        named = request.model_copy(update={"request_id": name})
+        drawn = list(self._requests).index(name) < DRAWN
+        if drawn:
+            self.view.start(name, time.monotonic_ns())
+        async with aclosing(self._engine.submit(named)) as stream:
+            await self._read(name, stream, drawn)
+
+    async def _read(self, name: str, stream: TokenStream, drawn: bool) -> None:
+        async for event in stream:
+            if isinstance(event, Failed):
+                raise EngineFailed(event.message)
+            if drawn and isinstance(event, Token):
+                self.view.push(name, event.text, time.monotonic_ns())
+            elif drawn and isinstance(event, Finished):
+                self.view.finish(name, f"finished: {event.reason}")
+
+    def _tune(self, knob: str, value: Any) -> None:
+        self._settings[knob] = value
+        self._engine.tune(**{knob: value})

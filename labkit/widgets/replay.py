@@ -1,0 +1,93 @@
+"""Plays a recorded run into a view, at its own pace or faster, from a thread that can be stopped."""
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from labkit.engine.trace import Record
+from labkit.widgets.schedule import clock_s
+
+
+class Watches(Protocol):
+    """What a run can be played into: a `ScheduleView`."""
+
+    def put(self, record: Record) -> None:
+        """Show a record."""
+
+    def clear(self) -> None:
+        """Empty the view."""
+
+
+class Replay:
+    """A run that is being played; `stop` ends it, and so does another replay into the same view."""
+
+    def __init__(self, records: list[Record], view: Watches, speed: float) -> None:
+        self._records = records
+        self._view = view
+        self._speed = speed
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="labkit-replay", daemon=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether records are still to come."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Empty the view and begin."""
+        self._view.clear()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Put nothing more; returns when the thread has ended. Safe to call twice."""
+        self._stopped.set()
+        self._thread.join()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when the run has been played, or was stopped.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout` seconds; it plays on.
+        """
+        self._thread.join(timeout)
+        if self.running:
+            raise TimeoutError(f"still playing after {timeout} s: wait longer, play it faster or stop it")
+
+    def __repr__(self) -> str:
+        return f"<replay, {'running' if self.running else 'over'}>"
+
+    def _run(self) -> None:
+        try:
+            self._play()
+        finally:
+            del _playing[self._view]
+
+    def _play(self) -> None:
+        began = time.monotonic()
+        for record in self._records:
+            due = began + (clock_s(record) - clock_s(self._records[0])) / self._speed
+            if self._stopped.wait(max(0.0, due - time.monotonic())):
+                return
+            self._view.put(record)
+
+
+_playing: dict[Watches, Replay] = {}
+
+
+def replay(records: Iterable[Record], view: Watches, speed: float = 1.0) -> Replay:
+    """Play `records` into `view` in the background, `speed` times as fast as they were made.
+
+    The view is emptied first, and a replay that still plays into it is stopped: a cell may be run again.
+
+    Raises:
+        ValueError: a speed that is not positive, or whatever reading `records` raises.
+    """
+    if not speed > 0:
+        raise ValueError(f"speed must be positive, not {speed}")
+    playing = Replay(list(records), view, speed)
+    if (before := _playing.get(view)) is not None:
+        before.stop()
+    _playing[view] = playing
+    playing.start()
+    return playing

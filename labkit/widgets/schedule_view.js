@@ -1,0 +1,312 @@
+// The page's half of ScheduleView: takes deltas, asks for the whole when one is missing, draws what schedule_run.js keeps.
+
+const ASK_AGAIN_MS = 300;
+const LEFT = 116, RIGHT = 16, TITLE = 22, AXIS = 22;
+const KV = 56, UNREAD = 84, TALLEST = 18, LEAST = 72, MOST = 288;
+const LEAST_S = 2;
+const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
+
+function make(tag, className, parent, text = "") {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+function nice(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  return power * [1, 1.5, 2, 3, 4, 6, 8, 10].find((factor) => factor * power >= value);
+}
+
+function seconds(value) {
+  return `${value.toFixed(2)} s`;
+}
+
+class Drawing {
+  constructor(canvas, run, probes) {
+    this.canvas = canvas;
+    this.run = run;
+    this.probes = probes;
+    this.tallest = LEAST;
+  }
+
+  // Colours depend on the theme, and only an element says what light-dark() comes to.
+  readTheme() {
+    const { root, soft, line, bars } = this.probes;
+    this.ink = getComputedStyle(root).color;
+    this.soft = getComputedStyle(soft).color;
+    this.line = getComputedStyle(line).borderBottomColor;
+    this.family = getComputedStyle(root).fontFamily;
+    this.fills = bars.map((bar) => getComputedStyle(bar).backgroundColor);
+    this.places = new Map(this.run.look.states.map(({ name }, place) => [name, place]));
+  }
+
+  measure() {
+    const { run } = this;
+    this.width = this.canvas.parentNode.clientWidth;
+    this.tallest = Math.max(this.tallest, Math.min(MOST, run.rows.size * TALLEST));
+    this.rowPx = Math.min(TALLEST, this.tallest / Math.max(1, run.rows.size));
+    this.kvTop = TITLE + this.tallest + TITLE;
+    this.unreadTop = this.kvTop + KV + TITLE;
+    this.bottom = this.unreadTop + UNREAD;
+    this.height = this.bottom + AXIS;
+    this.to = Math.max(run.now, LEAST_S);
+    this.from = Math.max(0, this.to - run.look.window_s);
+    this.scale = (this.width - LEFT - RIGHT) / (this.to - this.from);
+  }
+
+  x(at) {
+    return LEFT + (at - this.from) * this.scale;
+  }
+
+  snap(x) {
+    return Math.round(x * this.ratio) / this.ratio;
+  }
+
+  draw() {
+    this.readTheme();
+    this.measure();
+    if (this.width < LEFT + RIGHT + 40) return;
+    const ratio = (this.ratio = window.devicePixelRatio || 1);
+    const [width, height] = [this.width, this.height].map((each) => Math.round(each * ratio));
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      Object.assign(this.canvas, { width, height });
+      this.canvas.style.height = `${this.height}px`;
+    }
+    this.pen = this.canvas.getContext("2d");
+    this.pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.pen.clearRect(0, 0, this.width, this.height);
+    this.drawTimes();
+    this.drawGantt();
+    this.drawKv();
+    this.drawUnread();
+  }
+
+  write(text, x, y, colour = this.soft, align = "left", size = 11, weight = "") {
+    this.pen.font = `${weight} ${size}px ${this.family}`;
+    this.pen.fillStyle = colour;
+    this.pen.textAlign = align;
+    this.pen.textBaseline = "middle";
+    this.pen.fillText(text, x, y);
+  }
+
+  rule(x0, y0, x1, y1, colour = this.line, dash = []) {
+    this.pen.strokeStyle = colour;
+    this.pen.lineWidth = 1;
+    this.pen.setLineDash(dash);
+    this.pen.beginPath();
+    this.pen.moveTo(Math.round(x0) + 0.5, Math.round(y0) + 0.5);
+    this.pen.lineTo(Math.round(x1) + 0.5, Math.round(y1) + 0.5);
+    this.pen.stroke();
+    this.pen.setLineDash([]);
+  }
+
+  within(top, height, paint) {
+    this.pen.save();
+    this.pen.beginPath();
+    this.pen.rect(LEFT, top - 2, this.width - LEFT - RIGHT, height + 4);
+    this.pen.clip();
+    paint();
+    this.pen.restore();
+  }
+
+  drawTimes() {
+    const step = STEPS_S.find((each) => each * this.scale >= 70) ?? this.to;
+    for (let at = Math.ceil(this.from / step) * step; at <= this.to + 1e-9; at += step) {
+      const x = this.x(at);
+      this.rule(x, TITLE, x, TITLE + this.tallest);
+      this.rule(x, this.kvTop, x, this.kvTop + KV);
+      this.rule(x, this.unreadTop, x, this.bottom);
+      this.write(`${Number(at.toFixed(1))} s`, x, this.bottom + 12, this.soft, "center");
+    }
+  }
+
+  drawGantt() {
+    this.write("request", LEFT - 8, TITLE / 2, this.soft, "right");
+    const rows = [...this.run.rows.values()];
+    const every = Math.ceil(11 / this.rowPx);
+    rows.forEach((row, i) => {
+      const middle = TITLE + (i + 0.5) * this.rowPx;
+      this.pen.fillStyle = this.colour(row);
+      this.pen.fillRect(LEFT - 5, TITLE + i * this.rowPx, 3, Math.max(1, this.rowPx - 1));
+      if (i % every) return;
+      const name = row.name.length > 16 ? `${row.name.slice(0, 15)}…` : row.name;
+      this.write(name, LEFT - 9, middle, this.ink, "right");
+    });
+    this.within(TITLE, this.tallest, () => rows.forEach((row, i) => this.drawRow(row, i)));
+  }
+
+  drawRow(row, i) {
+    const spans = this.run.spans(row).filter(([, , to]) => to >= this.from);
+    const full = Math.max(1, this.rowPx - (this.rowPx > 6 ? 3 : 1));
+    // What costs comes last, since it is seen however short it was: nothing may be painted over it.
+    for (const costs of [false, true]) {
+      for (const [state, from, to] of spans) {
+        const place = this.places.get(state);
+        const look = this.run.look.states[place];
+        if (look?.costs !== costs) continue;
+        const high = look.tall ? full : Math.max(1, full * this.run.look.low);
+        // On whole pixels short neighbours get their share of them, and no edges shine through.
+        const left = this.snap(this.x(from));
+        const wide = Math.max(costs ? 1.5 : 0, this.snap(this.x(to)) - left);
+        this.pen.fillStyle = this.fills[place];
+        this.pen.fillRect(left, TITLE + (i + 0.5) * this.rowPx - high / 2, wide, high);
+      }
+    }
+    if (row.state === "dropped") {
+      this.write("×", this.x(row.since) + 5, TITLE + (i + 0.5) * this.rowPx, this.ink, "center", 13, "bold");
+    }
+  }
+
+  colour(row) {
+    return this.run.look.colours[row.place % this.run.look.colours.length];
+  }
+
+  panel(title, top, height, most, marked = most) {
+    const y = (value) => top + height * (1 - value / most);
+    this.write(title, LEFT, top - 10);
+    this.rule(LEFT, y(0), this.width - RIGHT, y(0));
+    for (const value of [0, marked]) this.write(value.toLocaleString("en"), LEFT - 8, y(value), this.soft, "right");
+    return y;
+  }
+
+  drawKv() {
+    const limit = this.run.look.kv_limit;
+    const points = this.run.kv.points();
+    const highest = points.reduce((most, [, value]) => Math.max(most, value), 1);
+    const title = limit ? "KV held, tokens; dashed: the limit" : "KV held, tokens";
+    const most = limit ? Math.max(1.1 * limit, highest) : nice(highest);
+    const y = this.panel(title, this.kvTop, KV, most, limit ?? most);
+    if (limit) this.rule(LEFT, y(limit), this.width - RIGHT, y(limit), this.soft, [5, 4]);
+    if (!points.length) return;
+    this.within(this.kvTop, KV, () => {
+      const path = new Path2D();
+      points.forEach(([at, value], i) => {
+        path.lineTo(this.x(at), y(value));
+        path.lineTo(this.x(points[i + 1]?.[0] ?? this.run.now), y(value));
+      });
+      this.stroke(path, this.ink, 1.5);
+    });
+  }
+
+  drawUnread() {
+    const lines = [...this.run.rows.values()].map((row) => [row, this.run.unread(row)]);
+    const highest = lines.flatMap(([, points]) => points).reduce((most, [, level]) => Math.max(most, level), 5);
+    const y = this.panel("unread by its reader, tokens", this.unreadTop, UNREAD, nice(highest));
+    this.within(this.unreadTop, UNREAD, () => {
+      for (const [row, points] of lines) {
+        const path = new Path2D();
+        for (const [at, level] of points) path.lineTo(this.x(at), y(level));
+        this.stroke(path, this.colour(row), lines.length > 16 ? 1 : 1.5);
+      }
+    });
+  }
+
+  stroke(path, colour, wide) {
+    this.pen.strokeStyle = colour;
+    this.pen.lineWidth = wide;
+    this.pen.lineJoin = "round";
+    this.pen.stroke(path);
+  }
+
+  // What is under the pointer, in words.
+  at(x, y) {
+    const row = [...this.run.rows.values()][Math.floor((y - TITLE) / this.rowPx)];
+    if (!row || y < TITLE) return "";
+    const when = this.from + (x - LEFT) / this.scale;
+    const span = this.run.spans(row).find(([, from, to]) => from <= when && when < to);
+    if (!span) return row.name;
+    const [state, from, to] = span;
+    return `${row.name}: ${state} for ${seconds(to - from)}, from ${seconds(from)}`;
+  }
+}
+
+function drawLegend(states, parent) {
+  const legend = make("div", "lk-schedule-legend", parent);
+  const bars = states.map(({ name, colour, dark, tall }) => {
+    const key = make("span", "lk-schedule-key", legend);
+    const bar = make("span", `lk-schedule-bar${tall ? "" : " lk-schedule-low"}`, key);
+    bar.style.backgroundColor = `light-dark(${colour},${dark})`;
+    make("span", "", key, name);
+    return bar;
+  });
+  make("span", "", legend, "tall: holds KV, low: holds none");
+  return bars;
+}
+
+function told({ now, figures, folded }, limit) {
+  const kv = figures.kv.toLocaleString("en") + (limit ? ` of ${limit.toLocaleString("en")}` : "");
+  const away = folded ? ` · ${folded.toLocaleString("en")} earlier folded away` : "";
+  return `${figures.running} running · ${figures.waiting} waiting · KV ${kv} tokens · at ${now.toFixed(1)} s${away}`;
+}
+
+function render({ model, el }) {
+  const look = model.get("look");
+  const root = make("div", "lk-schedule", el);
+  const head = make("div", "lk-schedule-head", root);
+  const figures = make("span", "", head);
+  const pointed = make("span", "lk-schedule-soft", head);
+  const canvas = make("canvas", "", make("div", "", root));
+  canvas.setAttribute("role", "img");
+  const bars = drawLegend(look.states, root);
+  const run = new Run(look);
+  const drawing = new Drawing(canvas, run, { root, soft: pointed, line: head, bars });
+
+  let sequence = -1;
+  let asked = 0;
+  let frame = 0;
+
+  function redraw() {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      figures.textContent = told(run, look.kv_limit);
+      canvas.setAttribute("aria-label", `Schedule. ${run.words}`);
+      drawing.draw();
+    });
+  }
+
+  function take(change) {
+    sequence = change.sequence;
+    run.apply(change);
+    redraw();
+  }
+
+  function takeAll() {
+    const state = model.get("state");
+    if (state.sequence > sequence) take(state);
+  }
+
+  function askForAll() {
+    if (performance.now() - asked < ASK_AGAIN_MS) return;
+    asked = performance.now();
+    model.send({ resync: true });
+  }
+
+  function takeDelta(delta) {
+    if (delta.sequence <= sequence) return;
+    if (delta.sequence === sequence + 1) take(delta);
+    else askForAll();
+  }
+
+  takeAll();
+  model.on("change:state", takeAll);
+  model.on("msg:custom", takeDelta);
+  canvas.addEventListener("mousemove", ({ offsetX, offsetY }) => {
+    pointed.textContent = drawing.at(offsetX, offsetY);
+  });
+  canvas.addEventListener("mouseleave", () => (pointed.textContent = ""));
+  const resized = new ResizeObserver(redraw);
+  resized.observe(root);
+  const themed = new MutationObserver(redraw);
+  themed.observe(document.body, { attributes: true });
+  return () => {
+    model.off("change:state", takeAll);
+    model.off("msg:custom", takeDelta);
+    resized.disconnect();
+    themed.disconnect();
+    cancelAnimationFrame(frame);
+  };
+}
+
+export default { render };

@@ -1,0 +1,306 @@
+"""The scheduling policies: what no plan may do, what each promises, and that everybody gets an answer."""
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from labkit.engine.core import Core, Work
+from labkit.engine.policies import POLICIES, create_policy
+from labkit.engine.scheduler import Limits, Plan, Policy, Situation, room_for
+from labkit.engine.sequence import Sequence
+from labkit.errors import InvalidRequest
+
+LONGEST = 80
+WORN_OUT = 5000
+"""Iterations within which any of these workloads is long done."""
+
+by_policy = pytest.mark.parametrize("policy", POLICIES)
+
+
+class Instant:
+    """A runner that computes nothing; its clock goes on by what a step and its tokens might take."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def run(self, work: Many[Work]) -> list[int | None]:
+        self.now_s += 0.02 + 0.001 * sum(tokens for _, tokens in work)
+        return [7 if tokens == sequence.pending else None for sequence, tokens in work]
+
+    def swap_out(self, sequence: Sequence) -> None: ...
+    def swap_in(self, sequence: Sequence) -> None: ...
+    def forget(self, sequence: Sequence) -> None: ...
+    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None: ...
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One plan beside what was known when it was made; sequences change afterwards, these do not."""
+
+    plan: Plan
+    running: list[Sequence]
+    waiting: list[Sequence]
+    decoding: set[Sequence]
+    stalled: set[Sequence]
+    leads_s: dict[Sequence, float]
+
+    @property
+    def computing(self) -> list[Sequence]:
+        return [sequence for sequence, _ in self.plan.run]
+
+
+@dataclass
+class Checked:
+    """A policy whose every plan is checked against what no plan may do."""
+
+    inner: Policy
+    seen: list[Seen] = field(default_factory=list)
+    name: str = "checked"
+
+    def plan(self, situation: Situation) -> Plan:
+        here = [*situation.running, *situation.waiting]
+        decoding, stalled = {s for s in here if s.decoding}, {s for s in here if s.stalled}
+        leads_s = {s: s.lead_s(situation.now_s) for s in here}
+        plan = self.inner.plan(situation)
+        check(plan, situation)
+        known = (list(situation.running), list(situation.waiting), decoding, stalled, leads_s)
+        self.seen.append(Seen(plan, *known))
+        return plan
+
+
+def check(plan: Plan, situation: Situation) -> None:
+    """Whatever the policy: nobody twice, nobody who is not there or not ready, never beyond the limits."""
+    limits = situation.limits
+    computing = [sequence for sequence, _ in plan.run]
+    assert len(set(computing)) == len(computing)
+    assert len(set(plan.evict)) == len(plan.evict)
+    assert set(plan.evict) <= set(situation.running)
+    assert set(computing) <= {*situation.running, *situation.waiting}
+    assert all(sequence.ready for sequence in computing)
+    assert all(1 <= tokens <= sequence.pending for sequence, tokens in plan.run)
+    assert sum(tokens for _, tokens in plan.run) <= (limits.budget or float("inf"))
+    holders = {s: s.computed for s in situation.running if s not in plan.evict}
+    holders |= {sequence: sequence.computed + tokens for sequence, tokens in plan.run}
+    assert len(holders) <= limits.seqs
+    before = sum(room_for(s, s.computed, limits) for s in situation.running)
+    after = sum(room_for(s, tokens, limits) for s, tokens in holders.items())
+    # where a limit was lowered there may be too much already, but never more
+    assert after <= max(limits.kv_tokens, before)
+
+
+@dataclass(frozen=True)
+class Job:
+    arrival_s: float
+    prompt: int
+    answer: int
+    reader_tps: float = 10.0
+
+
+jobs_of = st.lists(
+    st.builds(
+        Job,
+        st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+        st.integers(1, 48),
+        st.integers(1, LONGEST - 48),
+        st.sampled_from([1.0, 10.0, 1000.0]),
+    ),
+    min_size=1,
+    max_size=10,
+)
+limits_of = st.builds(
+    Limits,
+    st.sampled_from([LONGEST, 112, 200, 1000]),
+    st.integers(1, 6),
+    st.sampled_from([0, 0, 1, 7, 32]),
+    st.sampled_from(["reserve", "optimistic"]),
+    st.sampled_from(["recompute", "swap"]),
+)
+prefixes_of = st.sampled_from([0, 64])
+
+
+class Drive:
+    """A core with a checked policy, run to the end of its jobs.
+
+    Args:
+        moods: a seed for readers who stall and come back, and for paces that hold sequences up; None for
+            readers who are always ready.
+    """
+
+    def __init__(self, policy: str, limits: Limits, prefix: int = 0, moods: int | None = None) -> None:
+        self.runner = Instant()
+        self.policy = Checked(create_policy(policy))
+        self.core = Core(self.runner, self.policy, limits, self.runner.clock, prefix)
+        self.moods = None if moods is None else Random(moods)
+        self.most_kv = 0
+
+    def __call__(self, jobs: Many[Job]) -> list[Sequence]:
+        coming = sorted((sequence_of(job) for job in jobs), key=lambda s: s.arrival_s)
+        everybody = list(coming)
+        for iteration in range(WORN_OUT):
+            while coming and coming[0].arrival_s <= self.runner.now_s:
+                self.core.add(coming.pop(0))
+            if not (coming or self.core.running or self.core.waiting):
+                return everybody
+            self.be_moody(everybody, iteration)
+            plan = self.core.iterate()
+            self.most_kv = max(self.most_kv, self.core.kv_tokens)
+            if not plan.run and not plan.evict:
+                self.idle()
+        raise AssertionError(f"not done after {WORN_OUT} iterations")
+
+    def be_moody(self, everybody: list[Sequence], iteration: int) -> None:
+        if self.moods is None:
+            return
+        for sequence in everybody:
+            if self.moods.random() < 0.1:
+                sequence.stalled = iteration < 500 and not sequence.stalled and sequence.generated > 0
+            sequence.ready = not sequence.stalled and self.moods.random() < 0.8
+
+    def idle(self) -> None:
+        """Nobody computes: that may be only where somebody who holds KV waits for his pace or his reader."""
+        here = [*self.core.running, *self.core.waiting]
+        if isinstance(self.policy.inner, type(create_policy("static"))):
+            assert not all(sequence.ready for sequence in here) or not here
+        elif all(sequence.ready or sequence.stalled for sequence in here):
+            assert not any(sequence.ready for sequence in here)
+        self.runner.now_s += 0.05
+
+
+def sequence_of(job: Job) -> Sequence:
+    # all prompts begin alike, so that a prefix cache finds something
+    return Sequence("", [1] * job.prompt, job.answer, job.arrival_s, job.reader_tps)
+
+
+@by_policy
+@given(jobs=jobs_of, limits=limits_of, prefix=prefixes_of, moods=st.none() | st.integers(0, 99))
+@example([Job(0, 1, 24), Job(0, 10, 25), Job(0, 6, 14)], Limits(80, 3, 7, "optimistic"), 0, 1)
+@example([Job(0, 27, 23, 1), Job(0, 33, 1, 1)], Limits(80, 2, 7, "optimistic"), 0, None)
+@example([Job(0, 1, 8), Job(0, 1, 1)], Limits(80, 1, 1), 0, 0)
+@example([Job(0, 31, 21), Job(0, 16, 17)], Limits(80, 2, 7, "optimistic"), 64, None)
+@settings(max_examples=80, deadline=None)
+def test_everybody_gets_a_whole_answer_within_the_limits(
+    policy: str, jobs: list[Job], limits: Limits, prefix: int, moods: int | None
+) -> None:
+    drive = Drive(policy, limits, prefix, moods)
+    for sequence, job in zip(drive(jobs), sorted(jobs, key=lambda job: job.arrival_s), strict=True):
+        assert sequence.generated == job.answer
+    assert drive.most_kv <= limits.kv_tokens
+    assert drive.core.kv_tokens == 0
+
+
+def plans(policy: str, jobs: list[Job], limits: Limits, moods: int | None = None) -> list[Seen]:
+    drive = Drive(policy, limits, moods=moods)
+    drive(jobs)
+    return drive.policy.seen
+
+
+@given(jobs_of, limits_of)
+@example([Job(0, 1, 24), Job(0, 10, 25), Job(0, 6, 25), Job(0, 1, 1)], Limits(80, 3, 0, "optimistic"))
+@settings(max_examples=60, deadline=None)
+def test_static_admits_nobody_while_its_batch_lives(jobs: list[Job], limits: Limits) -> None:
+    admitted: set[Sequence] = set()
+    for seen in plans("static", jobs, replace(limits, budget=0)):
+        if new := set(seen.computing) - admitted:
+            assert not admitted & {*seen.running, *seen.waiting}
+            admitted |= new
+
+
+@given(jobs_of, limits_of)
+@settings(max_examples=60, deadline=None)
+def test_fcfs_lets_nobody_overtake(jobs: list[Job], limits: Limits) -> None:
+    for seen in plans("fcfs", jobs, limits):
+        admitted = [sequence for sequence in seen.waiting if sequence in seen.computing]
+        assert admitted == seen.waiting[: len(admitted)]
+
+
+@given(jobs_of, limits_of)
+@example([Job(0, 18, 32), Job(0, 1, 32), Job(0, 1, 1)], Limits(80, 2, 0, "optimistic", "swap"))
+@settings(max_examples=60, deadline=None)
+def test_prefill_first_never_mixes_prompts_and_decodes(jobs: list[Job], limits: Limits) -> None:
+    for seen in plans("prefill_first", jobs, limits):
+        assert len({sequence in seen.decoding for sequence in seen.computing}) <= 1
+
+
+@given(jobs_of, limits_of)
+@settings(max_examples=60, deadline=None)
+def test_sarathi_keeps_its_budget_and_gives_it_to_decodes_first(jobs: list[Job], limits: Limits) -> None:
+    for seen in plans("sarathi", jobs, replace(limits, memory="reserve")):
+        assert sum(tokens for _, tokens in seen.plan.run) <= (limits.budget or 128)
+        kinds = [sequence in seen.decoding for sequence in seen.computing]
+        if False in kinds:
+            left_out = seen.decoding & set(seen.running) - set(seen.computing)
+            assert not left_out
+
+
+@pytest.mark.parametrize("policy", ["static", "fcfs", "prefill_first", "sarathi"])
+@given(jobs=jobs_of, limits=limits_of, moods=st.none() | st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_under_reserve_only_stalled_readers_lose_their_memory(
+    policy: str, jobs: list[Job], limits: Limits, moods: int | None
+) -> None:
+    for seen in plans(policy, jobs, replace(limits, memory="reserve"), moods):
+        assert set(seen.plan.evict) <= seen.stalled
+
+
+@given(jobs_of, limits_of)
+@settings(max_examples=60, deadline=None)
+def test_tokenflow_preempts_those_with_text_left_to_read(jobs: list[Job], limits: Limits) -> None:
+    for seen in plans("tokenflow", jobs, replace(limits, memory="reserve")):
+        assert all(seen.leads_s[sequence] > 1.5 for sequence in seen.plan.evict)
+
+
+def test_andes_preempts_no_more_than_once_a_request() -> None:
+    seen = plans("andes", [Job(0.0, 16, 300, reader_tps=20.0)] * 6, Limits(10_000, 2))
+    assert sum(len(each.plan.evict) for each in seen) == 6
+
+
+@pytest.mark.parametrize("policy", ["andes", "tokenflow"])
+def test_who_has_much_to_read_gives_way_to_a_first_token(policy: str) -> None:
+    slow = [Job(0.0, 16, 80, reader_tps=1.0)] * 2
+    seen = plans(policy, [*slow, Job(0.5, 16, 4)], Limits(1000, 2, preemption="swap"))
+    evicted = [sequence for each in seen for sequence in each.plan.evict]
+    assert evicted and all(sequence.reader_tps == 1.0 for sequence in evicted)
+    assert plans("fcfs", [*slow, Job(0.5, 16, 4)], Limits(1000, 2))[-1].plan.evict == []
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "static"])
+def test_stalled_readers_block_nobody_however_many_they_are(policy: str) -> None:
+    drive = Drive(policy, Limits(1000, 2))
+    everybody = [sequence_of(Job(0.0, 10, 30)) for _ in range(5)]
+    for sequence in everybody:
+        drive.core.add(sequence)
+        while sequence.generated < 2:
+            assert drive.core.iterate().run
+        sequence.stalled, sequence.ready = True, False
+    for sequence in reversed(everybody):
+        sequence.stalled, sequence.ready = False, True
+        while not sequence.finished:
+            assert drive.core.iterate().run
+
+
+@by_policy
+def test_limits_that_were_lowered_are_kept_again_soon(policy: str) -> None:
+    drive = Drive(policy, Limits(1000, 6, memory="optimistic"))
+    for _ in range(6):
+        drive.core.add(sequence_of(Job(0.0, 40, 40)))
+    for _ in range(10):
+        drive.core.iterate()
+    assert drive.core.kv_tokens > LONGEST
+    drive.core.limits = replace(drive.core.limits, kv_tokens=LONGEST)
+    drive.core.iterate()
+    assert drive.core.kv_tokens <= LONGEST
+    drive([])
+
+
+def test_a_wrong_policy_says_what_there_is() -> None:
+    with pytest.raises(InvalidRequest, match=r"static, fcfs.*not 'best'"):
+        create_policy("best")
+    assert [create_policy(name).name for name in POLICIES] == list(POLICIES)

@@ -1,0 +1,68 @@
+"""How an iteration is filled: budget, seats and memory, and who makes room for whom."""
+
+from collections.abc import Sequence as Many
+
+from labkit.engine.scheduler import BLOCK, Estimates, Filling, Limits, Plan, Situation, blocks
+from labkit.engine.sequence import Sequence
+
+
+def situation(
+    running: Many[Sequence] = (), waiting: Many[Sequence] = (), limits: Limits | None = None
+) -> Situation:
+    return Situation(0.0, running, waiting, limits or Limits(100 * BLOCK, 8), Estimates())
+
+
+def holding(computed: int, **more: bool) -> Sequence:
+    """A sequence that holds KV of so many tokens and is about to decode."""
+    sequence = Sequence("", [1] * computed, 50, 0.0)
+    sequence.tokens.append(2)
+    sequence.computed, sequence.slot = computed, 0
+    sequence.stalled = more.get("stalled", False)
+    sequence.ready = not sequence.stalled
+    return sequence
+
+
+def test_memory_is_given_out_in_blocks() -> None:
+    edge, within = holding(BLOCK), holding(BLOCK + 1)
+    filling = Filling(situation([edge, within], limits=Limits(4 * BLOCK, 8, memory="optimistic")))
+    assert filling.free == BLOCK
+    assert filling.take(edge) and filling.free == 0
+    assert filling.take(within) and filling.free == 0
+
+
+def test_reserve_takes_room_for_the_longest_answer() -> None:
+    new = Sequence("", [1] * 10, 50, 0.0)
+    reserve, optimistic = Limits(100 * BLOCK, 8), Limits(100 * BLOCK, 8, memory="optimistic")
+    for limits, room in ((reserve, blocks(59)), (optimistic, blocks(10))):
+        filling = Filling(situation(waiting=[new], limits=limits))
+        filling.fill([new])
+        assert filling.free == 100 * BLOCK - room
+
+
+def test_a_budget_cuts_a_prompt() -> None:
+    prompt, after = Sequence("", [1] * 100, 5, 0.0), Sequence("", [1] * 100, 5, 0.0)
+    filling = Filling(situation(waiting=[prompt, after], limits=Limits(100 * BLOCK, 8, budget=130)))
+    filling.fill([prompt, prompt, after])
+    assert filling.plan.run == [(prompt, 100), (after, 30)]
+
+
+def test_no_policy_evicts_who_computes_or_evicts_for_whom_it_does_not_help() -> None:
+    taken, needs, later = holding(BLOCK), holding(BLOCK), holding(BLOCK)
+    filling = Filling(situation([taken, needs, later], limits=Limits(4 * BLOCK, 8, memory="optimistic")))
+    filling.fill([taken, needs], victims=[later, needs, taken])
+    assert filling.plan.run == [(taken, 1), (needs, 1)]
+    assert filling.plan.evict == [later]
+
+
+def test_a_stalled_reader_makes_room_for_anybody() -> None:
+    stalled, new = holding(BLOCK, stalled=True), Sequence("", [1], 5, 0.0)
+    filling = Filling(situation([stalled], [new], Limits(10 * BLOCK, 1)))
+    filling.fill([stalled, new])
+    assert filling.plan == Plan([(new, 1)], [stalled])
+
+
+def test_victims_make_room_for_those_with_kv_alone() -> None:
+    victim, new = holding(BLOCK), Sequence("", [1], 5, 0.0)
+    filling = Filling(situation([victim], [new], Limits(10 * BLOCK, 1)))
+    filling.fill([new], victims=[victim])
+    assert filling.plan == Plan()

@@ -1,0 +1,80 @@
+"""A recorded run played into a view: order, pace, stop, and once more."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labkit.engine import trace
+from labkit.engine.trace import Arrived, Iteration, Moved, Record
+from labkit.widgets import replay
+from labkit.widgets.replay import _playing
+
+RUN: list[Record] = [
+    Arrived(100.0, 0, "story 0", 10, 40, 20.0),
+    Moved(100.0, 0, "decode"),
+    *(Iteration(100 + 0.01 * i, 100.01 + 0.01 * i, 0, 1, 0, 0, 10 + i, 1, 0, [0]) for i in range(40)),
+    Moved(100.4, 0, "finished"),
+]
+
+
+def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.01)
+
+
+class Reel:
+    """A view that remembers what was put in since it was cleared."""
+
+    def __init__(self) -> None:
+        self.got: deque[Record] = deque()
+        self.cleared = 0
+
+    def put(self, record: Record) -> None:
+        self.got.append(record)
+
+    def clear(self) -> None:
+        self.cleared += 1
+        self.got.clear()
+
+
+def test_a_replay_puts_every_record_in_order_at_the_pace_it_was_made(tmp_path: Path) -> None:
+    trace.save(RUN, tmp_path / "run.jsonl")
+    took = []
+    for speed in (1.0, 20.0):
+        reel = Reel()
+        began = time.monotonic()
+        replay(trace.load(tmp_path / "run.jsonl"), reel, speed).wait(10)
+        took.append(time.monotonic() - began)
+        assert (list(reel.got), reel.cleared) == (RUN, 1)
+    assert took[0] > 3 * took[1]
+
+
+def test_a_replay_can_be_stopped_and_played_again() -> None:
+    reel = Reel()
+    first = replay(RUN, reel, speed=0.01)
+    wait_until(lambda: len(reel.got) >= 2)
+    with pytest.raises(TimeoutError, match="still playing"):
+        first.wait(0.01)
+    second = replay(RUN, reel, speed=1000)
+    assert repr(first) == "<replay, over>"
+    second.wait(10)
+    assert list(reel.got) == RUN
+    third = replay(RUN, reel, speed=0.01)
+    third.stop()
+    third.stop()
+    assert not _playing
+    assert not [thread for thread in threading.enumerate() if thread.name == "labkit-replay"]
+
+
+def test_a_replay_that_cannot_be_is_an_error_in_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="speed must be positive, not 0"):
+        replay(RUN, Reel(), speed=0)
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="line 1"):
+        replay(trace.load(tmp_path / "bad.jsonl"), Reel())
