@@ -15,7 +15,7 @@ from rich.console import Console
 from test_cli import labkit as command
 
 import labkit
-from labkit import interfaces, report
+from labkit import cli, interfaces, report
 from labkit.bench import machine, memory, peers, raw, ruler, suite, transport
 from labkit.bench.drains import drain
 from labkit.bench.peer_process import Answer, PeerProcess
@@ -248,4 +248,4 @@ def test_the_engine_is_a_benchmark_like_the_others(monkeypatch: pytest.MonkeyPat
     assert asked[0]["rounds"] == 1 and "rounds" not in asked[1]
     assert json.loads(json.dumps(results[0].to_json()))["engine"]["rates"][0]["ratio"] == 2.0
     assert "Hugging Face" in shown(*report.results(results[0]))
-    assert "engine" in command("bench", "--help").stdout
+    assert {each.value for each in cli.Benchmark} == {"all", *suite.NAMES}

@@ -55,10 +55,10 @@ def test_fit_is_not_led_astray_by_iterations_that_were_held_up() -> None:
 
 
 def test_short_iterations_count_as_much_as_long_ones() -> None:
-    """Nine short ones tell the same; a long one, a hundred times as long, is wrong by half."""
-    short, long = Load(decodes=1, kv_tokens=10), Load(decodes=100, kv_tokens=1_000)
-    found = fit([(short, 1e-3)] * 9 + [(long, 0.05)])
-    assert found.seconds(short) == pytest.approx(1e-3, rel=0.01)
+    """Ten decode steps of 1 ms, and forty prompts which take 50 ms more than so many tokens explain."""
+    step = Load(decodes=1)
+    prompts = [(Load(prefill=n), 0.05 + n * 1e-3) for n in (100, 200, 300, 400)] * 10
+    assert fit([(step, 1e-3)] * 10 + prompts).seconds(step) == pytest.approx(1e-3, rel=0.05)
 
 
 def test_no_term_is_negative_where_plain_least_squares_would_make_it_so() -> None:

@@ -23,7 +23,9 @@ from labkit.stream import TokenStream
 
 transformers: Any = pytest.importorskip("transformers", reason='needs pip install "labkit[hf]"')
 
-from labkit.engine.hf import HFEngine, HFRunner, HFVocabulary, load_model  # noqa: E402
+from labkit.engine.hf import HFEngine, load_model  # noqa: E402
+from labkit.engine.hf_runner import HFRunner  # noqa: E402
+from labkit.engine.hf_vocabulary import HFVocabulary  # noqa: E402
 from labkit.engine.runner import SampledSequence  # noqa: E402
 from labkit.engine.sampling import Sampler  # noqa: E402
 
@@ -353,6 +355,24 @@ async def test_the_end_token_ends_a_text_unless_ignored(tmp_path: Path) -> None:
     assert (events[-1].reason, len(longer)) == ("stop", 42)
     assert text_of(events) == generated(tmp_path, "Once", 40)
     assert 2 < len(events) < 42
+
+
+async def test_each_of_several_end_tokens_ends_a_text(tmp_path: Path) -> None:
+    tokenizer = fast(byte_fallback())
+    model = made("llama", tokenizer)
+    ends = tokenizer.convert_tokens_to_ids(["</s>", "▁fox", "▁w"])
+    for end in ends[1:]:
+        model.get_output_embeddings().weight.data[end] *= 2
+    model.generation_config.eos_token_id = ends
+    endings = set()
+    with running(save(tmp_path, model, tokenizer)) as engine:
+        for prompt in PROMPTS:
+            events = await collect(engine.submit(ask(prompt, 40)))
+            assert isinstance(events[-1], Finished)
+            assert events[-1].reason == "stop"
+            assert text_of(events) == generated(tmp_path, prompt, 40)
+            endings.add(text_of(events)[-2:])
+    assert endings == {"ox", " w"}
 
 
 async def test_bfloat16_answers_too(llama: Path) -> None:

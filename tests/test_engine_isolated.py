@@ -186,7 +186,11 @@ def test_a_subprocess_that_dies_as_it_begins_is_said(monkeypatch: pytest.MonkeyP
         IsolatedEngine("scripted")
 
 
-async def test_death_in_the_middle_fails_the_streams_and_later_requests(endless: IsolatedEngine) -> None:
+async def test_death_in_the_middle_fails_the_streams_and_later_requests(
+    endless: IsolatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It stays so for a while where a process of many threads is killed, whose sockets are closed already.
+    monkeypatch.setattr(endless._process, "poll", lambda: None)
     streams = [endless.submit(request(60_000)) for _ in range(3)]
     await until(lambda: all(stream.produced > 2 for stream in streams), "tokens come")
     os.kill(endless.pid, signal.SIGKILL)
@@ -277,3 +281,13 @@ async def test_a_stranger_on_the_port_gets_no_answer_and_does_no_harm(endless: I
             sock.shutdown(socket.SHUT_WR)
             assert json.loads(sock.makefile("rb").readline())["type"] == "failed"
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
+
+
+async def test_the_shipped_model_answers_from_there_as_it_does_here() -> None:
+    asked = GenerateRequest(prompt="Once upon a time", max_tokens=12, seed=3, ignore_eos=True)
+    here, there = create_engine("tiny"), create_engine("process:tiny:interval_ms=1")
+    both = await asyncio.gather(collect(here.submit(asked)), collect(there.submit(asked)))
+    here.close()
+    there.close()
+    assert both[0] == both[1]
+    assert both[0][-1] == Finished(13, "length", 12)

@@ -105,6 +105,7 @@ EXERCISES = {
         ["3", "7", "6.0", '"tokens:6"'],
         ["from labkit.", "scripted = ", "def first_token_ms"],
     ),
+    "01": ("my_bytes", "4096", ["1024", "4096.0", '"4096"', "0"], ["from labkit.lesson", "pool = KVPool(model.config, slots=1)\nlogits"]),
     "03": ("my_max_tokens", "40", ["41", "39.5", '"40"', "0"], ["from labkit.lesson"]),
     "06": (
         "my_bytes",
@@ -123,6 +124,13 @@ EXERCISES = {
         r'b"\x0a\x08\x08\x05\x1a\x04\x0a\x02ok"',
         ["bytes([10, 2, 8, 5])", 'b""', '"ok"'],
         ["from labkit.lesson"],
+    ),
+    "22": ("my_budget", "64", ["16", "512", '"64"', "0"], ["from labkit.lesson", "def outcome"]),
+    "23": (
+        "my_policy",
+        "Andes(interval_s=0.1, preemptions=10**9)",
+        ["Andes()", "TokenFlow(margin_s=0, hold_s=0)", '"andes"', "None"],
+        ["from labkit.lesson", "def burst_of", "games = {"],
     ),
 }
 

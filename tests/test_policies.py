@@ -115,14 +115,9 @@ jobs_of = st.lists(
     min_size=1,
     max_size=10,
 )
-limits_of = st.builds(
-    Limits,
-    st.sampled_from([LONGEST, 112, 200, 1000]),
-    st.integers(1, 6),
-    st.sampled_from([0, 0, 1, 7, 32]),
-    st.sampled_from(["reserve", "optimistic"]),
-    st.sampled_from(["recompute", "swap"]),
-)
+memories, preemptions = st.sampled_from(["reserve", "optimistic"]), st.sampled_from(["recompute", "swap"])
+kv_tokens, budgets = st.sampled_from([LONGEST, 112, 200, 1000]), st.sampled_from([0, 0, 1, 7, 32])
+limits_of = st.builds(Limits, kv_tokens, st.integers(1, 6), budgets, memories, preemptions)
 prefixes_of = st.sampled_from([0, 64])
 
 

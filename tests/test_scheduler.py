@@ -1,6 +1,7 @@
 """How an iteration is filled: budget, seats and memory, and who makes room for whom."""
 
 from collections.abc import Sequence as Many
+from dataclasses import replace
 
 from labkit.engine.scheduler import BLOCK, Estimates, Filling, Limits, Plan, Situation, blocks
 from labkit.engine.sequence import Sequence
@@ -66,3 +67,11 @@ def test_victims_make_room_for_those_with_kv_alone() -> None:
     filling = Filling(situation([victim], [new], Limits(10 * BLOCK, 1)))
     filling.fill([new], victims=[victim])
     assert filling.plan == Plan()
+
+
+def test_what_an_eviction_costs_is_known_from_what_was_measured() -> None:
+    sequence = holding(10)
+    known = Estimates(step_s=1.0, prefill_token_s=0.5, swap_token_s=0.125)
+    recompute = replace(situation([sequence]), estimates=known)
+    swap = replace(recompute, limits=replace(recompute.limits, preemption="swap"))
+    assert (recompute.restore_s(sequence), swap.restore_s(sequence)) == (5.0, 2.5)

@@ -242,6 +242,15 @@ def test_a_replay_runs_the_jobs_as_they_are(engine: LocalEngine) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "labkit-replay"]
 
 
+def test_a_replay_waits_for_the_records_of_its_last_tokens(engine: LocalEngine) -> None:
+    def slow(record: Record) -> None:
+        if isinstance(record, Iteration):
+            time.sleep(0.05)
+
+    engine.watch(slow)
+    assert [t.finished for t in timelines(replay([job(0, 8, 3)], engine))] == [True]
+
+
 def test_jobs_of_a_prefix_begin_alike_on_the_real_engine() -> None:
     engine = LocalEngine(prefix_cache=4096)
     try:
@@ -275,7 +284,7 @@ def test_calibration_finds_the_cost_of_a_machine_that_is_known(monkeypatch: pyte
 def test_calibration_measures_the_real_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One decode step takes some time, and 512 tokens of a prompt take more."""
     monkeypatch.setattr(calibration, "WAVES", ((1, 16, 40), (16, 16, 40), (2, 600, 4)))
-    monkeypatch.setattr(calibration, "SWAPS", ((2, 500, 40),))
+    monkeypatch.setattr(calibration, "SWAPS", ((4, 300, 200),))
     found = calibrate()
     assert found.engine == "tiny" and found.iterations > 150
     step, prompt = Load(0, 1, 50, 64), Load(512, 0, 512 * 256, 512)

@@ -39,7 +39,8 @@ THREADS = of_type("threads", Annotated[int, Field(ge=1, le=1024)])
 class Vocabulary(Protocol):
     """What an engine needs of a model's tokenizer."""
 
-    eos_id: int
+    eos_ids: frozenset[int]
+    """The tokens with which a text ends."""
 
     def prompt(self, text: str) -> list[int]:
         """The ids that the model is to go on from, at least one."""
@@ -77,7 +78,7 @@ class StreamedSequence(SampledSequence):
         self.due_s = max((self.due_s or now_s) + self.engine.interval_ms / 1e3, now_s)
 
     def _emit(self, token: int, sampled_ns: int) -> None:
-        ended = token == self.engine.vocabulary.eos_id and not self.request.ignore_eos
+        ended = token in self.engine.vocabulary.eos_ids and not self.request.ignore_eos
         text = self.text.push(token)
         if (ended or self.finished) and not self.text.stopped:
             text += self.text.flush()

@@ -11,6 +11,8 @@ from collections.abc import Sequence as Many
 from operator import attrgetter
 from typing import Protocol
 
+import msgspec
+
 from labkit.engine import trace
 from labkit.engine.prefix import PrefixIndex
 from labkit.engine.scheduler import BLOCK, Estimates, Limits, Plan, Policy, Situation, blocks
@@ -77,13 +79,16 @@ class Core:
     @property
     def kv_tokens(self) -> int:
         """Tokens of the blocks that are in use."""
-        return sum(blocks(sequence.computed) for sequence in self.running)
+        return sum(blocks(sequence.computed) for sequence in self.running if not sequence.finished)
 
     def watch(self, watcher: trace.Watcher) -> None:
-        """Tell every record to `watcher` from now on, and first who is here."""
+        """Tell every record to `watcher` from now on, and first who is here, as if they came just now."""
+        if watcher in self.watchers:
+            return
+        now_s = self.clock()
         for sequence in sorted((*self.running, *self.waiting), key=attrgetter("number")):
-            watcher(_arrived(sequence))
-            watcher(trace.Moved(self.clock(), sequence.number, sequence.state))
+            watcher(msgspec.structs.replace(_arrived(sequence), at_s=now_s))
+            watcher(trace.Moved(now_s, sequence.number, sequence.state))
         self.watchers.append(watcher)
 
     def add(self, sequence: Sequence) -> None:
@@ -108,8 +113,7 @@ class Core:
         for sequence in plan.evict:
             self._evict(sequence, began_s)
         work = [(sequence, self._admitted(sequence, tokens)) for sequence, tokens in plan.run]
-        if self.watchers:
-            self._tell_states(work, began_s)
+        self._tell_states(work, began_s)
         if work:
             self._compute(work, began_s)
         return plan

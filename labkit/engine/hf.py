@@ -1,36 +1,23 @@
 """A Hugging Face causal language model behind labkit's own scheduler: what `hf:PATH` means."""
 
 import inspect
-import re
-from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, Literal
 
 import torch
 import transformers
 from pydantic import Field
-from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from labkit.engine.base import of_type
 from labkit.engine.batched import PREFIX_CACHE, SEQS, BatchedEngine
-from labkit.engine.core import Work
-from labkit.engine.runner import SampledSequence
-from labkit.engine.sampling import sample
-from labkit.engine.scheduler import BLOCK, Memory, Preemption
-from labkit.engine.sequence import Sequence
-from labkit.errors import InvalidRequest, StartError
+from labkit.engine.hf_runner import HFRunner
+from labkit.engine.hf_vocabulary import HFVocabulary
+from labkit.engine.scheduler import Memory, Preemption
+from labkit.errors import StartError
 
 CONTEXT = of_type("context", Annotated[int, Field(ge=2, le=1 << 20)])
-
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-BYTE_OF_LETTER: dict[str, int] = {
-    letter: byte
-    for byte, letter in bytes_to_unicode().items()  # type: ignore[no-untyped-call]
-}
 
 NO_FOLDER = "there is no such folder, and the Hugging Face Hub gives no model of this name"
 NO_CONFIG = "Transformers cannot load the model by itself; name a folder that save_pretrained has written"
@@ -39,150 +26,9 @@ NOT_FAST = "its tokenizer has no tokenizer.json, without which the bytes of a to
 NOT_CAUSAL = "this is no causal language model (…ForCausalLM) with weights in safetensors files"
 NO_CACHE = "it does not keep the keys and values of what it has read; choose a decoder-only Transformer"
 
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values [1, heads, positions, dim] of each layer."""
-
-
-class HFVocabulary:
-    """The tokenizer of a model, as an engine needs it.
-
-    A prompt is continued as it stands: no chat template is put around it. A start token comes first where the
-    tokenizer adds one. Special tokens that the prompt spells out are read as such, so that a chat template
-    can be written out by hand.
-
-    A token's bytes are what it adds behind another one, since an answer stands behind its prompt: it is at
-    the beginning of a text alone that SentencePiece leaves out the space of `▁`. Special tokens add none. So
-    the text of an answer is `tokenizer.decode(prompt + answer, skip_special_tokens=True)` without that of the
-    prompt; only for bytes that are not UTF-8 may the number of U+FFFD differ.
-
-    Args:
-        tokenizer: of Transformers, with a `tokenizers` backend (a "fast" one).
-        size: how many ids the model knows.
-        eos_ids: with which of them a text ends.
-    """
-
-    def __init__(self, tokenizer: Any, size: int, eos_ids: frozenset[int] = frozenset()) -> None:
-        self.eos_ids = eos_ids
-        self.eos_id = min(eos_ids, default=-1)
-        self._size = size
-        self._tokenizer = tokenizer
-        self._inner = tokenizer.backend_tokenizer
-        decoder = str(self._inner.decoder)
-        self._byte_level, self._byte_fallback = "ByteLevel(" in decoder, "ByteFallback(" in decoder
-        added = tokenizer.added_tokens_decoder.items()
-        self._special = {token_id for token_id, token in added if token.special}
-        self._known: dict[int, bytes] = {}
-        # the first call may change settings of the tokenizer, which must not happen while a thread decodes
-        self.prompt("a")
-
-    def prompt(self, text: str) -> list[int]:
-        """Return the ids to go on from; raises InvalidRequest where the model has none for this text."""
-        ids: list[int] = self._tokenizer(text, verbose=False).input_ids
-        if not ids:
-            raise InvalidRequest("prompt: the model's tokenizer makes no token of it")
-        if max(ids) >= self._size:
-            token = self._inner.id_to_token(max(ids))
-            raise InvalidRequest(f"prompt: the model does not know the token {token!r}")
-        return ids
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token; none for a special one, and for ids that only pad the model."""
-        if token_id not in self._known:
-            self._known[token_id] = self._bytes(token_id)
-        return self._known[token_id]
-
-    def _bytes(self, token_id: int) -> bytes:
-        token = self._inner.id_to_token(token_id)
-        if token is None or token_id in self._special:
-            return b""
-        if self._byte_level:
-            spelt = [BYTE_OF_LETTER.get(letter) for letter in token]
-            # tokens that were added later need not be spelt in letters for bytes
-            return token.encode() if None in spelt else bytes(cast(list[int], spelt))
-        if self._byte_fallback and (byte := BYTE.fullmatch(token)):
-            return bytes([int(byte[1], 16)])
-        once, twice = self._inner.decode([token_id]), self._inner.decode([token_id, token_id])
-        return str(twice[len(once) :]).encode()
-
-
-class HFRunner:
-    """Computes one sequence after the other, each with a cache of its own that grows with it.
-
-    Caches of different lengths make no tensor together, and padding them to one would have every sequence
-    pay for the longest and copied whenever somebody comes or goes. So many streams share the time of one
-    here, where the shipped model (`labkit.engine.runner`) computes them in one pass.
-
-    Every layer keeps all positions, those with a sliding window too, as the scheduler counts them.
-
-    Args:
-        model: a `…ForCausalLM` of Transformers.
-        prefix_tokens: the size of the prefix cache.
-    """
-
-    def __init__(self, model: Any, prefix_tokens: int = 0) -> None:
-        self._model = model
-        # without it the logits of a whole prompt are computed, and of all but the last nothing is used
-        takes = inspect.signature(model.forward).parameters
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-        self._caches: WeakKeyDictionary[Sequence, DynamicCache] = WeakKeyDictionary()
-        self._store: dict[Sequence, Layers] = {}
-        self._blocks: list[Layers] = [[]] * (prefix_tokens // BLOCK)
-
-    @torch.inference_mode()
-    def run(self, work: Many[Work]) -> list[int | None]:
-        # those who were evicted gave their caches up; those who are gone took theirs along (weak keys)
-        for sequence in [sequence for sequence in self._caches if sequence.slot is None]:
-            del self._caches[sequence]
-        rows = [self._compute(sequence, tokens) for sequence, tokens in work]
-        due = [n for n, (sequence, tokens) in enumerate(work) if tokens == sequence.pending]
-        chosen: list[int | None] = [None] * len(work)
-        if due:
-            samplers = [cast(SampledSequence, work[n][0]).sampler for n in due]
-            tokens = sample(torch.stack([rows[n] for n in due]), samplers)
-            for n, token in zip(due, tokens, strict=True):
-                chosen[n] = token
-        return chosen
-
-    def _compute(self, sequence: Sequence, tokens: int) -> Tensor:
-        """The logits [V] after so many more tokens of a sequence."""
-        start = sequence.computed
-        if start == 0:
-            self._caches[sequence] = DynamicCache()
-        ids = torch.tensor([sequence.tokens[start : start + tokens]], device=self._model.device)
-        cache = self._caches[sequence]
-        logits: Tensor = self._model(ids, past_key_values=cache, use_cache=True, **self._options).logits
-        return logits[0, -1]
-
-    def swap_out(self, sequence: Sequence) -> None:
-        self._store[sequence] = _copy(self._caches.pop(sequence), 0, sequence.computed, "cpu")
-
-    def swap_in(self, sequence: Sequence) -> None:
-        device = self._model.device
-        kept = self._store.pop(sequence)
-        self._caches[sequence] = DynamicCache([(k.to(device), v.to(device)) for k, v in kept])
-
-    def forget(self, sequence: Sequence) -> None:
-        self._store.pop(sequence, None)
-
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
-        cache = self._caches[sequence]
-        for number, place in kept:
-            self._blocks[place] = _copy(cache, number * BLOCK, (number + 1) * BLOCK, self._model.device)
-
-    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
-        layers = zip(*(self._blocks[place] for place in places), strict=True)
-        joined = [tuple(torch.cat(parts, dim=2) for parts in zip(*layer, strict=True)) for layer in layers]
-        self._caches[sequence] = DynamicCache(joined)
-
-
-def _copy(cache: DynamicCache, start: int, end: int, device: Any) -> Layers:
-    """A copy of some positions of a cache."""
-    both = [(layer.keys[:, :, start:end], layer.values[:, :, start:end]) for layer in cast(Any, cache.layers)]
-    return [(k.to(device, copy=True), v.to(device, copy=True)) for k, v in both]
-
 
 class HFEngine(BatchedEngine):
-    """Answers with a causal language model of Hugging Face Transformers (5.0 or later).
+    """Answers with a causal language model of Hugging Face Transformers.
 
     Models come from safetensors files, which hold no code, and code that comes with a model is not run. What
     the hub has sent once is kept in its cache and used without a network. A prompt is continued as it stands:

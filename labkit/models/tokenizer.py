@@ -23,6 +23,7 @@ class Tokenizer:
         self.vocab_size: int = inner.get_vocab_size()
         ids = inner.get_vocab()
         self.eos_id: int = ids[END]
+        self.eos_ids = frozenset({self.eos_id})
         byte_of = _byte_of_letter()
         tokens = sorted(ids, key=lambda token: ids[token])
         self._bytes = [b"" if t == END else bytes(byte_of[letter] for letter in t) for t in tokens]

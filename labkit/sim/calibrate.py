@@ -26,7 +26,7 @@ WAVES = (
     (64, 30, 30),
     (64, 100, 40),
 )
-SWAPS = ((4, 600, 40), (8, 300, 40), (16, 150, 40))
+SWAPS = ((4, 300, 200), (12, 80, 160))
 """These do not fit into a KV memory of one context together."""
 
 Measured = tuple[Load, float]

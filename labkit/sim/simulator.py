@@ -6,6 +6,7 @@ full. Who computes when, who is evicted and what the prefix cache holds is decid
 
 from collections import deque
 from collections.abc import Sequence as Many
+from copy import deepcopy
 from math import inf
 
 from labkit.engine.core import Core, Work
@@ -66,7 +67,7 @@ def simulate(
     """Run jobs to their end and return what the scheduler did, from 0 s on.
 
     Args:
-        policy: one of `labkit.engine.policies`, by name, or one of your own, made for this run.
+        policy: one of `labkit.engine.policies`, by name, or one of your own; a copy of it runs.
         cost: what iterations cost on the machine that is simulated.
         prefix_tokens: the size of the prefix cache; 0 for none.
 
@@ -76,7 +77,7 @@ def simulate(
     """
     _check(jobs, limits)
     runner = SimulatedRunner(cost)
-    chosen = create_policy(policy) if isinstance(policy, str) else policy
+    chosen = create_policy(policy) if isinstance(policy, str) else deepcopy(policy)
     core = Core(runner, chosen, limits, runner.clock, prefix_tokens)
     records: list[Record] = []
     core.watch(records.append)

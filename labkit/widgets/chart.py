@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from labkit.widgets import palette
 from labkit.widgets.picture import Picture, png
@@ -23,7 +24,11 @@ def chart(
             raise ValueError(f"{name}: {len(values)} values for {len(at)} positions")
         axes.plot(at, values, marker="o", color=palette.stream_colour(place), label=name)
     axes.set(xlabel=x, ylabel=y, xticks=list(at), yscale="log" if log else "linear")
-    if not log:
+    if log:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#d8dee4")

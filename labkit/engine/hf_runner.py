@@ -1,0 +1,95 @@
+"""Computes what the core asks for with a Hugging Face model, one sequence after the other."""
+
+import inspect
+from collections.abc import Sequence as Many
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from labkit.engine.core import Work
+from labkit.engine.runner import SampledSequence
+from labkit.engine.sampling import sample
+from labkit.engine.scheduler import BLOCK
+from labkit.engine.sequence import Sequence
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values [1, heads, positions, dim] of each layer."""
+
+
+class HFRunner:
+    """Computes one sequence after the other, each with a cache of its own that grows with it.
+
+    Caches of different lengths make no tensor together, and padding them to one would have every sequence
+    pay for the longest and copied whenever somebody comes or goes. So many streams share the time of one
+    here, where the shipped model (`labkit.engine.runner`) computes them in one pass.
+
+    Every layer keeps all positions, those with a sliding window too, as the scheduler counts them.
+
+    Args:
+        model: a `…ForCausalLM` of Transformers.
+        prefix_tokens: the size of the prefix cache.
+    """
+
+    def __init__(self, model: Any, prefix_tokens: int = 0) -> None:
+        self._model = model
+        # without it the logits of a whole prompt are computed, and of all but the last nothing is used
+        takes = inspect.signature(model.forward).parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._caches: WeakKeyDictionary[Sequence, DynamicCache] = WeakKeyDictionary()
+        self._store: dict[Sequence, Layers] = {}
+        self._blocks: list[Layers] = [[]] * (prefix_tokens // BLOCK)
+
+    @torch.inference_mode()
+    def run(self, work: Many[Work]) -> list[int | None]:
+        # those who were evicted gave their caches up; those who are gone took theirs along (weak keys)
+        for sequence in [sequence for sequence in self._caches if sequence.slot is None]:
+            del self._caches[sequence]
+        rows = [self._compute(sequence, tokens) for sequence, tokens in work]
+        due = [n for n, (sequence, tokens) in enumerate(work) if tokens == sequence.pending]
+        chosen: list[int | None] = [None] * len(work)
+        if due:
+            samplers = [cast(SampledSequence, work[n][0]).sampler for n in due]
+            tokens = sample(torch.stack([rows[n] for n in due]), samplers)
+            for n, token in zip(due, tokens, strict=True):
+                chosen[n] = token
+        return chosen
+
+    def _compute(self, sequence: Sequence, tokens: int) -> Tensor:
+        """The logits [V] after so many more tokens of a sequence."""
+        start = sequence.computed
+        if start == 0:
+            self._caches[sequence] = DynamicCache()
+        ids = torch.tensor([sequence.tokens[start : start + tokens]], device=self._model.device)
+        cache = self._caches[sequence]
+        logits: Tensor = self._model(ids, past_key_values=cache, use_cache=True, **self._options).logits
+        return logits[0, -1]
+
+    def swap_out(self, sequence: Sequence) -> None:
+        self._store[sequence] = _copy(self._caches.pop(sequence), 0, sequence.computed, "cpu")
+
+    def swap_in(self, sequence: Sequence) -> None:
+        device = self._model.device
+        kept = self._store.pop(sequence)
+        self._caches[sequence] = DynamicCache([(k.to(device), v.to(device)) for k, v in kept])
+
+    def forget(self, sequence: Sequence) -> None:
+        self._store.pop(sequence, None)
+
+    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+        cache = self._caches[sequence]
+        for number, place in kept:
+            self._blocks[place] = _copy(cache, number * BLOCK, (number + 1) * BLOCK, self._model.device)
+
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
+        layers = zip(*(self._blocks[place] for place in places), strict=True)
+        joined = [tuple(torch.cat(parts, dim=2) for parts in zip(*layer, strict=True)) for layer in layers]
+        self._caches[sequence] = DynamicCache(joined)
+
+
+def _copy(cache: DynamicCache, start: int, end: int, device: Any) -> Layers:
+    """A copy of some positions of a cache."""
+    both = [(layer.keys[:, :, start:end], layer.values[:, :, start:end]) for layer in cast(Any, cache.layers)]
+    return [(k.to(device, copy=True), v.to(device, copy=True)) for k, v in both]

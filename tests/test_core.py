@@ -1,0 +1,296 @@
+"""The iteration loop over a runner that knows what is where: nothing impossible is asked, nothing is lost."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labkit.engine.core import Core, Work
+from labkit.engine.policies import POLICIES, create_policy
+from labkit.engine.scheduler import BLOCK, Limits, Plan, Situation, blocks
+from labkit.engine.sequence import Sequence
+from labkit.engine.trace import Arrived, Iteration, Moved, Record
+
+AFTER = {
+    "waiting": {"prefill", "dropped"},
+    "prefill": {"decode", "paused", "evicted", "swapped", "finished", "dropped"},
+    "decode": {"paused", "evicted", "swapped", "finished", "dropped"},
+    "paused": {"prefill", "decode", "evicted", "swapped", "dropped"},
+    "evicted": {"prefill", "decode", "dropped"},
+    "swapped": {"prefill", "decode", "dropped"},
+}
+
+
+@dataclass
+class Slots:
+    """A runner that keeps the texts of which the real one keeps keys and values, and checks each request."""
+
+    now_s: float = 0.0
+    slots: dict[int, list[int]] = field(default_factory=dict)
+    store: dict[Sequence, list[int]] = field(default_factory=dict)
+    places: dict[int, list[int]] = field(default_factory=dict)
+    computed: dict[Sequence, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def run(self, work: Many[Work]) -> list[int | None]:
+        assert len({sequence.slot for sequence, _ in work}) == len(work) > 0
+        self.now_s += 0.01
+        chosen: list[int | None] = []
+        for sequence, tokens in work:
+            known = sequence.tokens[: sequence.computed]
+            assert sequence.slot is not None and 1 <= tokens <= sequence.pending
+            assert not known or self.slots[sequence.slot] == known
+            self.slots[sequence.slot] = sequence.tokens[: sequence.computed + tokens]
+            self.computed[sequence].append(tokens)
+            chosen.append(next_token(sequence.tokens) if tokens == sequence.pending else None)
+        return chosen
+
+    def swap_out(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None and sequence not in self.store
+        self.store[sequence] = sequence.tokens[: sequence.computed]
+        assert self.slots[sequence.slot] == self.store[sequence]
+
+    def swap_in(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self.slots[sequence.slot] = self.store.pop(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        self.store.pop(sequence, None)
+
+    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+        for number, place in kept:
+            assert (number + 1) * BLOCK <= sequence.computed
+            assert sequence.slot is not None
+            self.places[place] = self.slots[sequence.slot][: (number + 1) * BLOCK]
+
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
+        assert sequence.slot is not None and sequence.computed == 0
+        for number, place in enumerate(places):
+            assert self.places[place] == sequence.tokens[: (number + 1) * BLOCK]
+        self.slots[sequence.slot] = self.places[places[-1]]
+
+
+def next_token(tokens: list[int]) -> int:
+    """What a text goes on with, whoever computes it and when."""
+    return hash(tuple(tokens)) % 5
+
+
+@dataclass
+class Puppet:
+    """A policy that does what it is told: who is evicted and who computes how much."""
+
+    name: str = "puppet"
+    next: Plan = field(default_factory=Plan)
+
+    def plan(self, situation: Situation) -> Plan:
+        plan, self.next = self.next, Plan()
+        return plan
+
+
+class Stage:
+    """A core whose policy is a puppet, its runner and its records."""
+
+    def __init__(self, limits: Limits, prefix_tokens: int = 0) -> None:
+        self.runner, self.policy, self.records = Slots(), Puppet(), list[Record]()
+        self.core = Core(self.runner, self.policy, limits, self.runner.clock, prefix_tokens)
+        self.core.watch(self.records.append)
+
+    def add(self, prompt: Many[int], max_tokens: int = 20) -> Sequence:
+        sequence = Sequence("", list(prompt), max_tokens, self.runner.now_s)
+        self.core.add(sequence)
+        return sequence
+
+    def play(self, *run: Work, evict: Many[Sequence] = ()) -> Iteration | None:
+        self.policy.next = Plan(list(run), list(evict))
+        before = len(self.records)
+        self.core.iterate()
+        made = [record for record in self.records[before:] if isinstance(record, Iteration)]
+        return made[0] if made else None
+
+
+jobs_of = st.lists(st.tuples(st.integers(1, 48), st.integers(1, 32)), min_size=1, max_size=10)
+memories, preemptions = st.sampled_from(["reserve", "optimistic"]), st.sampled_from(["recompute", "swap"])
+kv_tokens, seqs, budgets = st.sampled_from([80, 112, 1000]), st.integers(1, 5), st.sampled_from([0, 7, 32])
+limits_of = st.builds(Limits, kv_tokens, seqs, budgets, memories, preemptions)
+prefixes, seeds = st.sampled_from([0, 32, 320]), st.none() | st.integers(0, 99)
+
+
+def lively(core: Core, everybody: list[Sequence], random: Random, iteration: int) -> None:
+    """Readers stall, come back and leave; the kind of preemption is changed now and then."""
+    for sequence in everybody:
+        if random.random() < 0.1:
+            sequence.stalled = iteration < 200 and sequence.generated > 0 and not sequence.stalled
+        sequence.ready = not sequence.stalled and random.random() < 0.9
+    here = [*core.running, *core.waiting]
+    if here and random.random() < 0.03:
+        core.drop(random.choice(here))
+    if random.random() < 0.05:
+        core.limits = replace(core.limits, preemption="swap" if random.random() < 0.5 else "recompute")
+
+
+def check_records(records: list[Record], everybody: list[Sequence], runner: Slots) -> None:
+    """Everybody arrives once and ends once, each state may follow the last, all tokens are counted."""
+    states: dict[int, str] = {}
+    emitted, tokens, last_s = Counter[int](), 0, 0.0
+    for record in records:
+        match record:
+            case Arrived():
+                assert record.request not in states
+                states[record.request] = ""
+            case Moved():
+                before = states[record.request]
+                assert record.state in AFTER[before] if before else record.state == "waiting"
+                states[record.request] = record.state
+            case Iteration():
+                assert last_s <= record.start_s < record.end_s
+                assert all(states[number] in ("prefill", "decode") for number in record.emitted)
+                emitted.update(record.emitted)
+                tokens, last_s = tokens + record.prefill + record.decodes, record.end_s
+    assert states == {s.number: "finished" if s.finished else "dropped" for s in everybody}
+    assert emitted == Counter({s.number: s.generated for s in everybody if s.generated})
+    assert tokens == sum(map(sum, runner.computed.values()))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(jobs=jobs_of, limits=limits_of, prefix=prefixes, seed=seeds)
+@settings(max_examples=50, deadline=None)
+def test_nothing_impossible_is_asked_and_every_text_is_right(
+    policy: str, jobs: list[tuple[int, int]], limits: Limits, prefix: int, seed: int | None
+) -> None:
+    runner, records, random = Slots(), list[Record](), Random(seed)
+    core = Core(runner, create_policy(policy), limits, runner.clock, prefix)
+    core.watch(records.append)
+    everybody = [Sequence("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
+    for sequence in everybody:
+        core.add(sequence)
+    for iteration in range(5000):
+        if not (core.running or core.waiting):
+            break
+        if seed is not None:
+            lively(core, everybody, random, iteration)
+        if not core.iterate().run:
+            runner.now_s += 0.01
+    for sequence, (prompt, answer) in zip(everybody, jobs, strict=True):
+        text = [1] * prompt
+        for _ in range(sequence.generated):
+            text.append(next_token(text))
+        assert sequence.tokens == text
+        assert not sequence.finished or sequence.generated == answer
+    check_records(records, everybody, runner)
+    assert (core.kv_tokens, len(core._slots), runner.store) == (0, limits.seqs, {})
+
+
+def test_an_evicted_text_is_computed_again_from_its_first_token_to_its_last() -> None:
+    stage = Stage(Limits(1000, 2))
+    one = stage.add([3] * 10)
+    for tokens in (6, 4, 1, 1):
+        stage.play((one, tokens))
+    stage.play(evict=[one])
+    assert (one.slot, one.pending, stage.core.kv_tokens) == (None, 13, 0)
+    again = stage.play((one, one.pending))
+    assert again and (again.prefill, again.decodes, again.swapped) == (13, 0, 0)
+    assert again.attended == 13 * 14 // 2
+    assert stage.runner.computed[one] == [6, 4, 1, 1, 13]
+
+
+def test_a_swapped_text_comes_back_without_computing() -> None:
+    stage = Stage(Limits(1000, 1, preemption="swap"))
+    one, other = stage.add([3] * 10), stage.add([4] * 3)
+    stage.play((one, 10))
+    away = stage.play((other, 3), evict=[one])
+    assert away and (away.swapped, away.running, away.waiting) == (10, 1, 1)
+    stage.core.limits = Limits(1000, 1, preemption="recompute")  # what is in the store still comes back
+    back = stage.play((one, 1), evict=[other])
+    assert back and (back.swapped, back.decodes, back.attended) == (10, 1, 11)
+    assert stage.runner.computed[one] == [10, 1]
+
+
+def test_what_leaves_while_it_waits_is_forgotten() -> None:
+    stage = Stage(Limits(1000, 1, preemption="swap"))
+    one = stage.add([3] * 10)
+    stage.play((one, 10))
+    stage.play(evict=[one])
+    assert one in stage.runner.store
+    stage.core.drop(one)
+    assert (stage.runner.store, stage.core.waiting) == ({}, [])
+    assert stage.records[-1] == Moved(stage.runner.now_s, one.number, "dropped")
+
+
+def test_free_slots_are_given_from_the_lowest() -> None:
+    stage = Stage(Limits(1000, 4))
+    first, second, third = (stage.add([1]) for _ in range(3))
+    stage.play((first, 1), (second, 1), (third, 1))
+    assert [s.slot for s in (first, second, third)] == [0, 1, 2]
+    stage.core.drop(third)
+    stage.core.drop(first)
+    later = stage.add([1])
+    stage.play((later, 1))
+    assert later.slot == 0
+
+
+def test_a_prefix_that_was_kept_is_not_computed() -> None:
+    stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
+    prompt = list(range(3 * BLOCK))
+    one, other, alike = stage.add(prompt), stage.add([*prompt, 7, 8]), stage.add(prompt)
+    stage.play((one, len(prompt)))
+    stage.play((other, other.pending))
+    stage.core.drop(other)
+    stage.play((alike, alike.pending))
+    assert stage.runner.computed == {one: [3 * BLOCK], other: [2], alike: [BLOCK]}
+
+
+def test_an_answer_is_kept_with_its_prompt_when_it_ends() -> None:
+    stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
+    one = stage.add([3] * BLOCK, max_tokens=BLOCK + 1)
+    stage.play((one, BLOCK))
+    while not one.finished:
+        stage.play((one, 1))
+    longer = stage.add(one.tokens)
+    stage.play((longer, longer.pending))
+    assert stage.runner.computed[longer] == [1]
+
+
+def test_an_iteration_counts_what_it_did() -> None:
+    stage = Stage(Limits(1000, 4))
+    one, other, waiting = stage.add([3] * 10), stage.add([4] * 20), stage.add([5])
+    stage.play((one, 10))
+    done = stage.play((one, 1), (other, 6))
+    tokens = {"prefill": 6, "decodes": 1, "attended": 11 + 21, "swapped": 0}
+    after = {"kv_tokens": blocks(11) + blocks(6), "running": 2, "waiting": 1}
+    assert done == Iteration(0.01, 0.02, **tokens, **after, emitted=[one.number])
+    assert (other.computed, other.generated, waiting.state) == (6, 0, "waiting")
+
+
+def test_who_watches_in_the_middle_is_told_who_is_here_and_what_they_do() -> None:
+    stage = Stage(Limits(1000, 4))
+    stage.core.watchers.clear()
+    gone, decoding, reading, paused, evicted, waiting = (stage.add([n] * 9, 3 if n else 1) for n in range(6))
+    stage.play(*((sequence, 9) for sequence in (gone, decoding, paused)))
+    stage.play((evicted, 2))
+    stage.play((decoding, 1), (reading, 4), evict=[evicted])
+    late: list[Record] = []
+    stage.core.watch(late.append)
+    stage.core.watch(late.append)
+    now_s = stage.runner.now_s
+    assert [(r.request, r.at_s) for r in late if isinstance(r, Arrived)] == [(n, now_s) for n in range(1, 6)]
+    told = {r.request: r.state for r in late if isinstance(r, Moved)}
+    assert told == {1: "decode", 2: "prefill", 3: "paused", 4: "evicted", 5: "waiting"}
+    assert len(stage.core.watchers) == 1
+    stage.play((waiting, 9))
+    assert isinstance(late[-1], Iteration)
+
+
+def test_what_iterations_cost_is_measured() -> None:
+    stage = Stage(Limits(1000, 1))
+    one = stage.add([3] * 5)
+    stage.play((one, 4))
+    assert stage.core.estimates.prefill_token_s == pytest.approx(0.2 * 0.01 / 4)
+    stage.play((one, 1))
+    stage.play((one, 1))
+    assert stage.core.estimates.step_s == pytest.approx(0.01)
