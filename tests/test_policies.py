@@ -125,8 +125,7 @@ class Drive:
     """A core with a checked policy, run to the end of its jobs.
 
     Args:
-        moods: a seed for readers who stall and come back, and for paces that hold sequences up; None for
-            readers who are always ready.
+        moods: a seed for readers who stall, and for paces that hold sequences up; None for none of both.
     """
 
     def __init__(self, policy: str, limits: Limits, prefix: int = 0, moods: int | None = None) -> None:
