@@ -67,7 +67,19 @@ PAINTED = """([place, state]) => {
     if (data[i] === red && data[i + 1] === green && data[i + 2] === blue && data[i + 3] === 255) count += 1;
   return count;
 }"""
-DECODE = 2
+DECODE, SWAPPED = 2, 5
+
+# A cell each: twelve requests for which there is memory for six, first come, first served.
+PANEL = (
+    """import labkit
+from labkit.widgets import EnginePanel
+engine = labkit.create_engine("tiny:kv_tokens=1024,preemption=swap")
+asked = [labkit.GenerateRequest(prompt="Once", max_tokens=140, ignore_eos=True, reader_tps=15)] * 12
+arrivals = [(0.0, request) for request in asked]
+panel = EnginePanel(engine, arrivals, knobs=["policy"], policy="fcfs", pace_ms=30)
+panel""",
+    "len(panel.run())",
+)
 
 KERNEL_IS_THERE = (
     "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -184,6 +196,26 @@ def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
     shoot(page, "schedule-dark")
     assert page.evaluate(PAINTED, [0, DECODE]) > 1000, "the canvas kept the colours of the light theme"
     assert errors == []
+
+
+def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
+    lab: str, page: Page, tmp_path: Path
+) -> None:
+    write_notebook(tmp_path / "notebooks" / "panel.ipynb", PANEL)
+    page.goto(lab.replace(CHAPTER, "panel.ipynb"))
+    page.wait_for_function(KERNEL_IS_THERE)
+    command(page, "notebook:run-all-cells")
+    page.locator(".lk-text span").first.wait_for(state="attached")
+    page.wait_for_timeout(1500)
+    shoot(page, "panel-fcfs")
+    before = page.evaluate(PAINTED, [0, SWAPPED])
+    text = page.locator(".lk-column").first.inner_text()
+    page.locator(".widget-dropdown select").select_option("tokenflow")
+    page.wait_for_timeout(2500)
+    shoot(page, "panel-tokenflow")
+    assert before == 0, "first come, first served swaps nobody out"
+    assert page.evaluate(PAINTED, [0, SWAPPED]) > 100
+    assert page.locator(".lk-column").first.inner_text() != text
 
 
 def command(page: Page, name: str, **options: str) -> None:

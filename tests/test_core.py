@@ -227,11 +227,14 @@ def test_free_slots_are_given_from_the_lowest() -> None:
     first, second, third = (stage.add([1]) for _ in range(3))
     stage.play((first, 1), (second, 1), (third, 1))
     assert [s.slot for s in (first, second, third)] == [0, 1, 2]
-    stage.core.drop(third)
     stage.core.drop(first)
+    stage.core.drop(third)
     later = stage.add([1])
     stage.play((later, 1))
     assert later.slot == 0
+    assert stage.core.running == [second, later]
+    again = stage.play((second, 1), evict=[second])
+    assert again and stage.core.running == [second, later]
 
 
 def test_a_prefix_that_was_kept_is_not_computed() -> None:
@@ -249,8 +252,9 @@ def test_an_answer_is_kept_with_its_prompt_when_it_ends() -> None:
     stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
     one = stage.add([3] * BLOCK, max_tokens=BLOCK + 1)
     stage.play((one, BLOCK))
-    while not one.finished:
-        stage.play((one, 1))
+    for _ in range(BLOCK):
+        last = stage.play((one, 1))
+    assert one.finished and last and (last.kv_tokens, last.running) == (0, 1)
     longer = stage.add(one.tokens)
     stage.play((longer, longer.pending))
     assert stage.runner.computed[longer] == [1]

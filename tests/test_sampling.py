@@ -83,12 +83,55 @@ def test_seed_repeats_and_other_seeds_differ(top_k: int, top_p: float) -> None:
 
 
 def test_logits_are_left_alone() -> None:
-    logits = logits_of()
-    drawn_by(Sampler(0.7, 5, 0.9, 0), logits)
-    assert torch.equal(logits, logits_of())
+    rows = torch.stack([logits_of(seed=n) for n in range(3)])
+    before = rows.clone()
+    sample(rows, [Sampler(0.7, 5, 0.9), Sampler(1.0), Sampler(0)])
+    sample(rows, [Sampler(0)] * 3)
+    assert torch.equal(rows, before)
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(-1, 0, 1), (1, -1, 1), (1, 0, 0), (1, 0, 1.1)])
 def test_settings_out_of_range_are_refused(temperature: float, top_k: int, top_p: float) -> None:
     with pytest.raises(ValueError, match="out of range"):
         Sampler(temperature, top_k, top_p, 0)
+
+
+SETTINGS = [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.5, 3, 1.0), (1.0, 0, 0.5), (0.7, 9, 0.9), (0.0, 5, 0.5)]
+
+
+def test_rows_do_not_change_each_other() -> None:
+    rows = torch.stack([logits_of(seed=n) for n in range(len(SETTINGS))])
+    together = [Sampler(*setting, seed=n) for n, setting in enumerate(SETTINGS)]
+    alone = [Sampler(*setting, seed=n) for n, setting in enumerate(SETTINGS)]
+    for _ in range(50):
+        assert sample(rows, together) == [
+            drawn_by(sampler, row) for row, sampler in zip(rows, alone, strict=True)
+        ]
+
+
+def test_a_sequence_draws_once_a_token_whoever_is_beside_it() -> None:
+    def draws(beside: list[float]) -> list[int]:
+        sampler = Sampler(1.0, 0, 1.0, seed=3)
+        others = [Sampler(temperature, seed=9) for temperature in beside]
+        rows = torch.stack([logits_of(seed=n) for n in range(1 + len(beside))])
+        return [sample(rows, [sampler, *others])[0] for _ in range(20)]
+
+    assert draws([]) == draws([0.0]) == draws([2.0, 0.0, 0.3])
+
+
+def test_greedy_takes_the_likeliest_beside_others_and_alone() -> None:
+    rows = torch.stack([logits_of(seed=n) for n in range(3)])
+    best = rows.argmax(dim=-1).tolist()
+    assert sample(rows, [Sampler(0)] * 3) == best
+    mixed = sample(rows, [Sampler(0), Sampler(2.0), Sampler(0)])
+    assert [mixed[0], mixed[2]] == [best[0], best[2]]
+
+
+def test_nobody_is_given_nothing() -> None:
+    assert sample(torch.empty(0, 50), []) == []
+
+
+def test_bfloat16_logits_are_sampled_too() -> None:
+    logits = logits_of().bfloat16()
+    drawn = {drawn_by(Sampler(2.0, 2, seed=n), logits) for n in range(40)}
+    assert drawn == set(logits.topk(2).indices.tolist())

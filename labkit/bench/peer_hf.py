@@ -6,7 +6,6 @@ from time import process_time
 from typing import Any
 
 from transformers import AutoModelForCausalLM, BatchEncoding
-from transformers.utils import logging
 
 PACKAGES = ("transformers", "torch")
 
@@ -24,7 +23,6 @@ class Stamps:
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
     """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
-    logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
     model.generation_config.eos_token_id = None  # every row goes on to the end
 

@@ -12,12 +12,12 @@ from labkit.bench.rounds import Progress, silent
 from labkit.engine import create_engine
 from labkit.engine.batched import BatchedEngine
 from labkit.engine.scheduler import Limits, blocks
-from labkit.engine.trace import Iteration, Record
+from labkit.engine.trace import Record
 from labkit.sim.calibrate import Calibration, calibrate
 from labkit.sim.cost import Cost
 from labkit.sim.replay import replay
 from labkit.sim.simulator import simulate
-from labkit.sim.timelines import summarize
+from labkit.sim.timelines import summarize, timelines
 from labkit.sim.workload import LogNormal, Shape, Workload, bursts, poisson, ramp
 
 TOTAL_TARGET, TTFT_TARGET = 0.15, 0.25
@@ -34,8 +34,9 @@ SHAPE = Shape(
 class Prediction:
     """One workload as measured and as predicted, in seconds; errors are predicted / measured - 1.
 
-    `busy_s` is the time within iterations, which nothing but the cost of computing decides. `drift` is how
-    much the machine changed: `busy_s` as predicted by the calibration after over that of the one before, - 1.
+    `busy_s` is how long there was anything to do: unlike `total_s` it has no pauses between arrivals, which
+    are easy to predict. `drift` is how much the machine changed: `busy_s` as predicted by the calibration
+    after over that of the one before, - 1.
     """
 
     workload: str
@@ -126,7 +127,13 @@ def _seconds(records: list[Record]) -> float:
 
 
 def _busy_s(records: list[Record]) -> float:
-    return sum(record.end_s - record.start_s for record in records if isinstance(record, Iteration))
+    """How long at least one request was there that had not got its last token."""
+    busy_s = until_s = 0.0
+    for request in timelines(records):
+        end_s = request.token_times_s[-1]
+        busy_s += max(0.0, end_s - max(until_s, request.arrival_s))
+        until_s = max(until_s, end_s)
+    return busy_s
 
 
 def _prediction(name: str, measured: list[Record], simulated: list[list[Record]]) -> Prediction:
