@@ -28,7 +28,7 @@ lab: setup  ## open the notebooks in JupyterLab
 test: setup  ## run all tests and check every notebook
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-cell-timeout 120 tests notebooks
 
-bench: setup  ## measure what transports, streams and the ruler itself cost
+bench: setup  ## measure transports, streams, the ruler, the engine and the simulator
 	$(BIN)/labkit bench all
 
 lint: setup  ## style, types, layers

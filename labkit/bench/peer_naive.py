@@ -1,25 +1,30 @@
-"""Generation without a KV cache as a peer: labkit's own model, reading everything again for each token."""
+"""Generation without a KV cache as a peer: a Transformers model that reads everything again for each token.
+
+That is what the loop of many tutorials does: `model(all tokens so far)`, the last logits, one token more.
+"""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from time import process_time
+from typing import Any
 
-from labkit.models import naive
-from labkit.models.text import TextModel
+from transformers import AutoModelForCausalLM, BatchEncoding
 
-PACKAGES = ("torch",)
+PACKAGES = ("transformers", "torch")
 
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
     """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
-    model = TextModel.load(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
+    model.eval().requires_grad_(False)
 
     def generate(prompts: list[list[int]], tokens: int) -> tuple[float, list[list[int]]]:
-        steps = naive.greedy(model, prompts)
-        chosen = [next(steps)]
-        begun = process_time()
-        chosen += islice(steps, tokens - 1)
-        return process_time() - begun, [list(row) for row in zip(*chosen, strict=True)]
+        rows = [list(prompt) for prompt in prompts]
+        begun = 0.0
+        for _ in range(tokens):
+            logits = model(**BatchEncoding({"input_ids": rows}, tensor_type="pt")).logits
+            rows = [[*row, token] for row, token in zip(rows, logits[:, -1].argmax(-1).tolist(), strict=True)]
+            begun = begun or process_time()
+        return process_time() - begun, [row[len(prompts[0]) :] for row in rows]
 
     return generate

@@ -142,7 +142,7 @@ class _Bench:
 
     def _start(self, stack: ExitStack, name: str, file: str) -> None:
         python = os.environ.get(LLAMA_PYTHON, "") if name == LLAMA else sys.executable
-        if name == HF and find_spec("transformers") is None:
+        if name in (HF, NAIVE) and find_spec("transformers") is None:
             self.skipped[name] = 'pip install "labkit[hf]"'
         elif not python:
             self.skipped[name] = f"{LLAMA_PYTHON} is to name a Python with llama-cpp-python and gguf"

@@ -11,7 +11,7 @@ import msgspec
 
 from labkit.engine.openai_api import DONE, PATHS, Api, Chunk, Models, message, payload, retry_after_s, said
 from labkit.engine.relayed import RelayedEngine, RelayedStream
-from labkit.errors import EngineFailed, InvalidRequest, from_code
+from labkit.errors import EngineFailed, InvalidRequest, LabkitError, from_code
 from labkit.events import GenerateRequest
 from labkit.eventstream import Parser
 
@@ -143,10 +143,11 @@ class OpenAIEngine(RelayedEngine):
             return await self._relay(response, stream)
 
     async def _first_model(self, client: httpx.AsyncClient) -> str:
-        async with aclosing(await self._open(client, client.build_request("GET", "models"))) as response:
-            body = await self._read(response)
         try:
-            return msgspec.json.decode(body, type=Models).data[0].id
+            async with aclosing(await self._open(client, client.build_request("GET", "models"))) as response:
+                return msgspec.json.decode(await self._read(response), type=Models).data[0].id
+        except LabkitError as error:
+            raise type(error)(f"{error}; or name the model, with model=NAME") from error
         except (ValueError, IndexError):
             raise EngineFailed(f"{self.url}/models lists no model: name one, with model=NAME") from None
 

@@ -10,6 +10,7 @@ from labkit.engine.core import Work
 from labkit.engine.sampling import Sampler, sample
 from labkit.engine.scheduler import BLOCK
 from labkit.engine.sequence import Sequence
+from labkit.models.packed import PackedModel
 from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import TextModel
 
@@ -29,7 +30,7 @@ class ModelRunner:
     """
 
     def __init__(self, model: TextModel, slots: int, rows: int = 1, prefix_tokens: int = 0) -> None:
-        self.model = model
+        self.model = PackedModel(model) if _packable(model) else model
         self.rows = rows
         self.pool = KVPool(model.config, slots, like=model.embed.weight)
         self._store: dict[Sequence, Tensor] = {}
@@ -73,3 +74,9 @@ def _part(sequence: Sequence, tokens: int) -> Part:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
+
+
+def _packable(model: TextModel) -> bool:
+    """Whether its numbers are float32, and not 8-bit integers in disguise."""
+    first = model.blocks[0]
+    return model.embed.weight.dtype == torch.float32 and isinstance(first.qkv, torch.nn.Linear)

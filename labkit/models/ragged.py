@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.models.packed import PackedModel
 from labkit.models.text import Attend, TextConfig, TextModel
 
 STRIDE, INVARIANT_STRIDE = 16, 256
@@ -56,7 +57,7 @@ class KVPool:
 
 
 @torch.inference_mode()
-def step(model: TextModel, pool: KVPool, parts: Sequence[Part], rows: int = 1) -> Tensor:
+def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int = 1) -> Tensor:
     """Compute all parts in one pass and return the logits [N, V] of what follows each.
 
     Args:
@@ -98,13 +99,15 @@ class _Ragged:
     def attention(self, kv: Tensor) -> Attend:
         """Attention that writes new keys and values into one layer's kv [slots, 2, H, C, D], then reads."""
 
+        slots, positions = self._written
+        pieces = [(piece, *piece.read(kv)) for piece in self._pieces]
+
         def attend(qkv: Tensor) -> Tensor:
-            slots, positions = self._written
             kv[slots, :, :, positions] = qkv[: self._count, 1:]
-            mixed = [piece.attend(qkv[:, 0], kv) for piece in self._pieces]
+            mixed = [piece.attend(qkv[piece.rows, 0], keys, values) for piece, keys, values in pieces]
             if self._padding:
                 mixed.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
-            return torch.cat(mixed)
+            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
         return attend
 
@@ -119,14 +122,19 @@ class _Piece:
     keys: int
     mask: Tensor  # [slots, 1, queries, keys], queries padded to an even number
 
-    def attend(self, query: Tensor, kv: Tensor) -> Tensor:
-        """Mix the values of kv [slots, 2, H, C, D] for these rows of query [T, H, D]; [rows, H, D]."""
-        count = self.slots.stop - self.slots.start
-        asked = query[self.rows].view(count, self.queries, *query.shape[1:]).transpose(1, 2)
+    def read(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Where its keys and values [slots, H, keys, D] are in one layer's kv [slots, 2, H, C, D]."""
+        keys, values = kv[self.slots, :, :, : self.keys].unbind(1)
+        return keys, values
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Mix the values for query [rows, H, D]; [rows, H, D]."""
+        if self.mask.shape[2] == 1:
+            return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, self.mask).squeeze(2)
+        asked = query.view(len(keys), self.queries, *query.shape[1:]).transpose(1, 2)
         padding = self.mask.shape[2] - self.queries
         if padding:
             asked = F.pad(asked, (0, 0, 0, padding))
-        keys, values = kv[self.slots, 0, :, : self.keys], kv[self.slots, 1, :, : self.keys]
         mixed = F.scaled_dot_product_attention(asked, keys, values, self.mask)
         return mixed[:, :, : self.queries].transpose(1, 2).flatten(0, 1)
 

@@ -43,6 +43,9 @@ class TextConfig:
 
 Attend = Callable[[Tensor], Tensor]
 
+LAST_GAIN = 0.25
+"""The shared matrix starts large, to keep similar names apart, so it is scaled down on the way out."""
+
 
 class Block(nn.Module):
     """One layer: attention, then a gated feed-forward, each added to its input."""
@@ -130,8 +133,7 @@ class TextModel(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map x [T, W] to the logits [T, V] of what follows each."""
-        # the shared matrix starts large, to keep similar names apart, so it is scaled down on the way out
-        return F.linear(norm(x) * 0.25, self.embed.weight)
+        return F.linear(norm(x) * LAST_GAIN, self.embed.weight)
 
 
 def norm(x: Tensor) -> Tensor:
