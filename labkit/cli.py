@@ -65,6 +65,7 @@ class Benchmark(StrEnum):
     memory = "memory"
     ruler = "ruler"
     engine = "engine"
+    simulator = "simulator"
 
 
 def _interface_names(incomplete: str) -> list[str]:
@@ -216,8 +217,8 @@ def bench(
     json_file: JsonFile = None,
     names: Names = "",
 ) -> None:
-    """Measure what a token costs (transport), what a stream weighs (memory), how true the figures are (ruler)
-    and how fast the engine is beside others (engine)."""
+    """Measure what a token costs (transport), a stream weighs (memory), how true figures are (ruler), how
+    fast the engine is beside others (engine) and how well it is foretold (simulator)."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from labkit import report, terminal

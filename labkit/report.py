@@ -12,6 +12,7 @@ from labkit.bench.machine import Machine
 from labkit.bench.memory import Memory
 from labkit.bench.peers import OWN, Peers, Rate
 from labkit.bench.ruler import Ruler
+from labkit.bench.simulator import Simulator
 from labkit.bench.suite import Results
 from labkit.bench.transport import Cost, Transport
 from labkit.compare import Comparison, Row
@@ -88,6 +89,8 @@ def results(found: Results) -> list[RenderableType]:
         parts += [ruler_table(found.ruler), lag_table(found.ruler)]
     if found.engine is not None:
         parts.append(engine_tables(found.engine))
+    if found.simulator is not None:
+        parts.append(simulator_table(found.simulator))
     return [*parts, machine_line(found.machine)]
 
 
@@ -180,6 +183,26 @@ def _rate_row(rate: Rate) -> list[str]:
     ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
     target = "" if rate.target is None else f"≥ {rate.target:g}× {_met(bool(rate.met))}"
     return [rate.peer, f"{rate.batch}", number(rate.tokens_s, 0), ratio, f"{rate.same_tokens:.1%}", target]
+
+
+def simulator_table(found: Simulator) -> Group:
+    headings = ["", "requests", "total, s", "p99 TTFT, ms", "machine\nchanged", "target"]
+    rows = [
+        [
+            p.workload,
+            f"{p.requests}",
+            _foretold(p.total_s, p.predicted_total_s, p.total_error, 2),
+            _foretold(p.ttft_p99_s * 1e3, p.predicted_ttft_p99_s * 1e3, p.ttft_error, 0),
+            f"{p.drift:+.0%}",
+            p.verdict,
+        ]
+        for p in found.predictions
+    ]
+    return table(f"Measured → simulated, policy {found.policy}", headings, rows)
+
+
+def _foretold(measured: float, predicted: float, error: float, digits: int) -> str:
+    return f"{number(measured, digits)} → {number(predicted, digits)} ({error:+.0%})"
 
 
 def doctor_table(checks: Sequence[Check]) -> Table:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,8 @@ async def test_the_context_is_the_limit(engine: LocalEngine) -> None:
     *_, last = await collect(engine.submit(request))
     assert isinstance(last, Finished)
     assert last.reason == "length"
+    # the last token is written but never read
+    assert last.completion_tokens == context - len(engine.vocabulary.prompt("Once")) + 1
     with pytest.raises(InvalidRequest, match=f"context is {context}"):
         engine.submit(GenerateRequest(prompt="word " * context))
 
@@ -165,3 +168,41 @@ def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
 def test_a_wrong_engine_says_what_there_is(text: str) -> None:
     with pytest.raises(StartError, match=r"there are|valid integer"):
         create_engine(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("policy=nope", "static, fcfs"),
+        ("budget=-1", "greater than or equal to 0"),
+        ("kv_tokens=10", "greater than or equal to 1024"),
+        ("seqs=2,kv_tokens=4096", "less than or equal to 2048"),
+        ("seqs=0", "greater than or equal to 1"),
+        ("memory=none", "'reserve' or 'optimistic'"),
+        ("preemption=never", "'recompute' or 'swap'"),
+        ("prefix_cache=-1", "greater than or equal to 0"),
+        ("threads=0", "greater than or equal to 1"),
+        ("dtype=float16", "'float32' or 'bfloat16'"),
+        ("batch_invariant=maybe", "valid boolean"),
+        ("dtype=bfloat16,int8=true", "dtype=float32"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(option: str, said: str) -> None:
+    name = option.rpartition(",")[2].partition("=")[0]
+    with pytest.raises(StartError, match=rf"{name}.*{said}"):
+        create_engine(f"tiny:{option}")
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(StartError, match="use device=cpu"):
+        create_engine("tiny:device=cuda")
+
+
+@pytest.mark.parametrize("knobs", [{"kv_tokens": 10}, {"policy": "nope"}, {"budget": -1}, {"seqs": 3}])
+def test_a_knob_out_of_range_is_refused_and_none_turned(engine: LocalEngine, knobs: dict[str, Any]) -> None:
+    before = engine._core.limits
+    with pytest.raises(InvalidRequest):
+        engine.tune(memory="optimistic", **knobs)
+    assert engine._core.limits == before
+    assert engine._core.policy.name == "sarathi"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labkit.models import stories, train
 from labkit.models.ragged import KVPool, Part, step
-from labkit.models.text import DEFAULT_WEIGHTS, TextConfig, TextModel
+from labkit.models.text import DEFAULT_WEIGHTS, TextModel
 from labkit.models.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
@@ -55,32 +55,11 @@ def test_cache_changes_no_token(model: TextModel, tokenizer: Tokenizer, prompt: 
     assert with_cache(model, ids, 60, prefill) == without_cache(model, ids, 60)
 
 
-def test_cache_changes_no_logit_of_random_weights() -> None:
-    torch.manual_seed(1)
-    model = TextModel(TextConfig(vocab_size=50, layers=3, heads=2, head_dim=8, hidden=24))
-    ids = torch.randint(50, (40,))
-    with torch.inference_mode():
-        whole = model.all_logits(ids[None])
-    pool = KVPool(model.config, slots=1)
-    for start, end in [(0, 7), (7, 8), (8, 30), (30, 31), (31, 40)]:
-        logits = step(model, pool, [Part(0, start, ids[start:end].tolist())])
-        torch.testing.assert_close(logits[0], whole[end - 1])
-
-
 def test_rows_of_a_batch_do_not_see_each_other(model: TextModel) -> None:
     ids = torch.randint(100, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         both, second = model.all_logits(ids)[20:], model.all_logits(ids[1:])
     torch.testing.assert_close(both, second)
-
-
-def test_context_can_be_filled_and_no_more(model: TextModel) -> None:
-    context, pool = model.config.context, KVPool(model.config, slots=1)
-    step(model, pool, [Part(0, 0, [0] * (context - 1))])
-    step(model, pool, [Part(0, context - 1, [1])])
-    for parts in ([], [Part(0, 5, [])], [Part(0, context - 1, [1, 2])]):
-        with pytest.raises(ValueError, match="within a context of 1024"):
-            step(model, pool, parts)
 
 
 def test_missing_weights_name_the_file_and_the_command(tmp_path: Path) -> None:
@@ -115,7 +94,7 @@ def test_shipped_files_are_small_and_complete() -> None:
 
 
 def test_training_twice_gives_the_same_files(tmp_path: Path) -> None:
-    reports = [train.train(20, 400, seed=3, out=tmp_path / name, samples=2) for name in "ab"]
+    reports = [train.train(10, 200, seed=3, out=tmp_path / name, samples=2) for name in "ab"]
     assert replace(reports[0], minutes=0) == replace(reports[1], minutes=0)
     assert reports[0].held_out_loss < 6.6  # ln 1024 = 6.9 is a model that knows nothing
     for file in ("text.safetensors", "tokenizer.json"):

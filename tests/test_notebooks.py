@@ -105,7 +105,12 @@ EXERCISES = {
         ["3", "7", "6.0", '"tokens:6"'],
         ["from labkit.", "scripted = ", "def first_token_ms"],
     ),
-    "01": ("my_bytes", "4096", ["1024", "4096.0", '"4096"', "0"], ["from labkit.lesson", "pool = KVPool(model.config, slots=1)\nlogits"]),
+    "01": (
+        "my_bytes",
+        "4096",
+        ["1024", "4096.0", '"4096"', "0"],
+        ["from labkit.lesson", "pool = KVPool(model.config, slots=1)\nlogits"],
+    ),
     "03": ("my_max_tokens", "40", ["41", "39.5", '"40"', "0"], ["from labkit.lesson"]),
     "06": (
         "my_bytes",

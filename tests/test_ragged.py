@@ -1,17 +1,22 @@
 """One pass over many sequences: the same logits as each alone, to the last bit where that is promised."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 import torch
 from torch import Tensor
 
+from labkit.models.packed import PackedModel
 from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import TextConfig, TextModel
 
 torch.set_num_threads(1)
-INVARIANT_ROWS = 16
+Laid = TextModel | PackedModel
+LAYOUTS: dict[str, Callable[[TextModel], Laid]] = {"plain": lambda model: model, "packed": PackedModel}
+INVARIANT_ROWS = {"plain": 16, "packed": 2}
+"""Rows with which nothing but a sequence's own tokens changes its logits."""
+
 BOUND = 1e-4
 """The most by which logits differ without padded rows, as a share of the greatest."""
 
@@ -45,11 +50,11 @@ def cut(random: Random, length: int) -> Iterator[int]:
         length -= piece
 
 
-def alone(model: TextModel, ids: list[int], rows: int = 1) -> Tensor:
+def alone(model: Laid, ids: list[int], rows: int = 1) -> Tensor:
     return step(model, KVPool(model.config, slots=1), [Part(0, 0, ids)], rows)[0]
 
 
-def in_company(model: TextModel, random: Random, ids: list[list[int]], rows: int) -> list[Tensor]:
+def in_company(model: Laid, random: Random, ids: list[list[int]], rows: int) -> list[Tensor]:
     """The logits after each text, all computed beside each other in random pieces, slots and order."""
     slots = random.sample(range(len(ids) + 3), len(ids))
     pool = KVPool(model.config, slots=len(ids) + 3)
@@ -72,26 +77,28 @@ def largest_share(got: Tensor, expected: Tensor) -> float:
 
 
 @bit_for_bit
-@pytest.mark.parametrize("seed", range(8))
-def test_with_enough_rows_logits_are_the_same_bit_for_bit(model: TextModel, seed: int) -> None:
-    random = Random(seed)
+@pytest.mark.parametrize("kind", INVARIANT_ROWS)
+@pytest.mark.parametrize("seed", range(5))
+def test_with_enough_rows_logits_are_the_same_bit_for_bit(model: TextModel, seed: int, kind: str) -> None:
+    laid_out, rows, random = LAYOUTS[kind](model), INVARIANT_ROWS[kind], Random(seed)
     ids = texts(random, *random.choices([1, 2, 17, 40, 130, 300, 520, 1000], k=6))
-    for text, logits in zip(ids, in_company(model, random, ids, INVARIANT_ROWS), strict=True):
-        assert torch.equal(logits, alone(model, text, INVARIANT_ROWS))
+    for text, logits in zip(ids, in_company(laid_out, random, ids, rows), strict=True):
+        assert torch.equal(logits, alone(laid_out, text, rows))
 
 
-@pytest.mark.parametrize("rows", [1, INVARIANT_ROWS])
-@pytest.mark.parametrize("seed", range(3))
-def test_logits_differ_by_less_than_the_bound(model: TextModel, seed: int, rows: int) -> None:
+@pytest.mark.parametrize("kind", INVARIANT_ROWS)
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("seed", range(2))
+def test_logits_differ_by_less_than_the_bound(model: TextModel, seed: int, rows: int, kind: str) -> None:
     random = Random(seed)
     ids = texts(random, *random.choices([1, 17, 130, 300, 520, 1000], k=5))
-    for text, logits in zip(ids, in_company(model, random, ids, rows), strict=True):
+    for text, logits in zip(ids, in_company(LAYOUTS[kind](model), random, ids, rows), strict=True):
         with torch.inference_mode():
             expected = model.all_logits(torch.tensor([text]))[-1]
         assert largest_share(logits, expected) <= BOUND
 
 
-@pytest.mark.parametrize("rows", [1, INVARIANT_ROWS])
+@pytest.mark.parametrize("rows", [1, 16])
 def test_parts_give_what_the_whole_text_gives_with_random_weights(rows: int) -> None:
     model = random_model()
     ids = torch.randint(50, (40,)).tolist()

@@ -19,7 +19,7 @@ from labkit.errors import InvalidRequest
 from labkit.sim import calibrate as calibration
 from labkit.sim.calibrate import Calibration, calibrate
 from labkit.sim.cost import Cost, Load
-from labkit.sim.replay import replay
+from labkit.sim.drive import drive
 from labkit.sim.simulator import simulate
 from labkit.sim.timelines import summarize, timelines
 from labkit.sim.workload import Job, Shape, Uniform, bursts, poisson
@@ -214,7 +214,7 @@ def test_the_simulator_decides_as_the_real_engine_does(policy: str, preemption: 
     engine = LocalEngine(policy=policy, kv_tokens=1024, memory="optimistic", preemption=preemption)
     try:
         engine.watch(Together(engine, len(jobs) - 1))
-        real = replay(jobs, engine)
+        real = drive(jobs, engine)
     finally:
         engine.close()
     limits = Limits(1024, 64, memory="optimistic", preemption=preemption)
@@ -230,25 +230,25 @@ def engine() -> Iterator[LocalEngine]:
     made.close()
 
 
-def test_a_replay_runs_the_jobs_as_they_are(engine: LocalEngine) -> None:
+def test_a_drive_runs_the_jobs_as_they_are(engine: LocalEngine) -> None:
     jobs = poisson(40, 20, shape=Shape(prompt=Uniform(2, 60), output=Uniform(1, 20)), seed=3)
-    records = replay(jobs, engine)
+    records = drive(jobs, engine)
     found = timelines(records)
     assert [t.arrival_s for t in found] == [job.arrival_s for job in jobs]
     assert [t.prompt_tokens for t in found] == [len(job.prompt) for job in jobs]
     assert [len(t.token_times_s) for t in found] == [job.output_tokens for job in jobs]
     assert [t.reader_tps for t in found] == [job.reader_tps for job in jobs]
     assert all(t.finished and t.waits_s[0] > 0 for t in found)
-    assert not [thread for thread in threading.enumerate() if thread.name == "labkit-replay"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "labkit-drive"]
 
 
-def test_a_replay_waits_for_the_records_of_its_last_tokens(engine: LocalEngine) -> None:
+def test_a_drive_waits_for_the_records_of_its_last_tokens(engine: LocalEngine) -> None:
     def slow(record: Record) -> None:
         if isinstance(record, Iteration):
             time.sleep(0.05)
 
     engine.watch(slow)
-    assert [t.finished for t in timelines(replay([job(0, 8, 3)], engine))] == [True]
+    assert [t.finished for t in timelines(drive([job(0, 8, 3)], engine))] == [True]
 
 
 def test_jobs_of_a_prefix_begin_alike_on_the_real_engine() -> None:
@@ -257,7 +257,7 @@ def test_jobs_of_a_prefix_begin_alike_on_the_real_engine() -> None:
         jobs = poisson(
             40, 6, shape=Shape(prompt=Uniform(20, 20), output=Uniform(4, 4), groups=1, prefix_tokens=64)
         )
-        prefill = sum(i.prefill for i in iterations(replay(jobs, engine)))
+        prefill = sum(i.prefill for i in iterations(drive(jobs, engine)))
     finally:
         engine.close()
     assert 20 * 6 + 64 <= prefill < 84 * 6
@@ -265,7 +265,7 @@ def test_jobs_of_a_prefix_begin_alike_on_the_real_engine() -> None:
 
 def test_a_job_beyond_the_context_is_an_error(engine: LocalEngine) -> None:
     with pytest.raises(ValueError, match=r"job 1: 1000 \+ 26 tokens; context is 1024"):
-        replay([job(0, 1_000, 25), job(0, 1_000, 26)], engine)
+        drive([job(0, 1_000, 25), job(0, 1_000, 26)], engine)
 
 
 def test_calibration_finds_the_cost_of_a_machine_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_calibration_finds_the_cost_of_a_machine_that_is_known(monkeypatch: pyte
     def simulated(jobs: list[Job], engine: LocalEngine) -> list[Record]:
         return simulate(jobs, engine._core.policy, engine._core.limits, COST)
 
-    monkeypatch.setattr(calibration, "replay", simulated)
+    monkeypatch.setattr(calibration, "drive", simulated)
     found = calibrate()
     assert found.error < 0.01
     for name in Cost.__struct_fields__:

@@ -38,6 +38,7 @@ requests = st.builds(
     stop=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64), max_size=4),
     ignore_eos=st.booleans(),
     stamps=st.booleans(),
+    reader_tps=st.floats(0, 10_000, exclude_min=True),
     request_id=st.none() | st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True),
 )
 

@@ -15,7 +15,7 @@ from labkit.engine.scheduler import Limits, blocks
 from labkit.engine.trace import Record
 from labkit.sim.calibrate import Calibration, calibrate
 from labkit.sim.cost import Cost
-from labkit.sim.replay import replay
+from labkit.sim.drive import drive
 from labkit.sim.simulator import simulate
 from labkit.sim.timelines import summarize, timelines
 from labkit.sim.workload import LogNormal, Shape, Workload, bursts, poisson, ramp
@@ -96,10 +96,10 @@ def measure(
     predictions: list[Prediction] = []
     try:
         jobs_of = workloads(calibrations[0].cost, policy, limits, seconds)
-        replay(jobs_of["bursts"][:8], engine)  # warms up what a new engine touches first
+        drive(jobs_of["bursts"][:8], engine)  # warms up what a new engine touches first
         for name, jobs in jobs_of.items():
             progress(f"simulator: {name}", (len(predictions) + 0.5) / (len(jobs_of) + 0.5))
-            measured = replay(jobs, engine)
+            measured = drive(jobs, engine)
             calibrations.append(calibrate())
             costs = [calibration.cost for calibration in calibrations[-2:]]
             predictions.append(

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from labkit.bench import machine, memory, peers, ruler, transport
+from labkit.bench import machine, memory, peers, ruler, simulator, transport
 from labkit.bench.machine import Machine
 from labkit.bench.memory import Memory
 from labkit.bench.peers import Peers
 from labkit.bench.rounds import Progress, silent
 from labkit.bench.ruler import Ruler
+from labkit.bench.simulator import Simulator
 from labkit.bench.transport import Transport
 
-Name = Literal["transport", "memory", "ruler", "engine"]
-NAMES: tuple[Name, ...] = ("transport", "memory", "ruler", "engine")
+Name = Literal["transport", "memory", "ruler", "engine", "simulator"]
+NAMES: tuple[Name, ...] = ("transport", "memory", "ruler", "engine", "simulator")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Results:
     memory: Memory | None = None
     ruler: Ruler | None = None
     engine: Peers | None = None
+    simulator: Simulator | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,7 +41,7 @@ def run(
     quick: bool = False,
     progress: Progress = silent,
 ) -> Results:
-    """Run benchmarks; all take five to six minutes, `quick` ones some seconds for figures that are rough."""
+    """Run benchmarks; all take six to seven minutes, `quick` ones some seconds for figures that are rough."""
     parameters = {"interfaces": interfaces, "engine": engine, "quick": quick}
     before = machine.describe()
     done: dict[str, Any] = {}
@@ -62,6 +64,8 @@ def _one(name: Name, interfaces: Sequence[str] | None, engine: str, quick: bool,
         return memory.measure(interfaces, streams=20 if quick else 200, steps=5, progress=share)
     if name == "engine":
         return peers.measure(tokens=32, rounds=1, progress=share) if quick else peers.measure(progress=share)
+    if name == "simulator":
+        return simulator.measure(seconds=1.0 if quick else 6.0, progress=share)
     if quick:
         return ruler.measure(interfaces, requests=8, engine=engine, lag_s=0.3, progress=share)
     return ruler.measure(interfaces, engine=engine, progress=share)

@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest, StartError
 from labkit.models.text import DEFAULT_WEIGHTS, TextModel
 from labkit.models.tokenizer import Tokenizer
 
-INVARIANT_ROWS = 16
+INVARIANT_ROWS = 2
 
 
 class LocalEngine(BatchedEngine):

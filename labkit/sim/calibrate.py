@@ -8,25 +8,25 @@ from labkit.engine import create_engine
 from labkit.engine.batched import BatchedEngine
 from labkit.engine.trace import Iteration
 from labkit.sim.cost import Cost, Load, fit
-from labkit.sim.replay import replay
-from labkit.sim.workload import Shape, Uniform, Workload, bursts
+from labkit.sim.drive import drive
+from labkit.sim.workload import LogNormal, Shape, Workload, bursts
 
 REPEATS = 2
 WAVES = (
-    # requests at once, the most tokens of a prompt, the most tokens of an answer
-    (1, 300, 30),
-    (2, 900, 20),
-    (4, 120, 40),
-    (8, 30, 40),
-    (8, 300, 40),
-    (16, 60, 60),
-    (16, 300, 30),
-    (32, 30, 40),
-    (32, 150, 40),
-    (64, 30, 30),
-    (64, 100, 40),
+    # requests at once, medians of the tokens of their prompts and of their answers
+    (1, 150, 20),
+    (2, 450, 20),
+    (4, 60, 30),
+    (8, 16, 30),
+    (8, 150, 30),
+    (16, 30, 30),
+    (16, 100, 20),
+    (32, 16, 30),
+    (32, 60, 20),
+    (64, 16, 20),
+    (64, 60, 20),
 )
-SWAPS = ((4, 300, 200), (12, 80, 160))
+SWAPS = ((4, 200, 120), (12, 60, 90))
 """These do not fit into a KV memory of one context together."""
 
 Measured = tuple[Load, float]
@@ -65,7 +65,7 @@ def calibrate(engine: str = "tiny") -> Calibration:
 
 def _measure(engine: BatchedEngine) -> list[Measured]:
     """Every wave several times, in turn, so that what comes and goes does not meet one of them alone."""
-    replay(_wave(8, 64, 8), engine)  # the first iterations touch memory that is new
+    drive(_wave(8, 64, 8), engine)  # the first iterations touch memory that is new
     measured = [each for wave in WAVES * REPEATS for each in iterations(_wave(*wave), engine)]
     engine.tune(memory="optimistic", preemption="swap", kv_tokens=engine.context)
     return measured + [each for wave in SWAPS * REPEATS for each in iterations(_wave(*wave), engine)]
@@ -76,7 +76,7 @@ def iterations(jobs: Workload, engine: BatchedEngine) -> list[Measured]:
 
     So the handing over of its tokens counts. The jobs must keep the engine busy all the time.
     """
-    records = [record for record in replay(jobs, engine) if isinstance(record, Iteration)]
+    records = [record for record in drive(jobs, engine) if isinstance(record, Iteration)]
     return [(_load(now), then.start_s - now.start_s) for now, then in pairwise(records)]
 
 
@@ -87,13 +87,10 @@ def _load(iteration: Iteration) -> Load:
 
 
 def _wave(requests: int, prompt_tokens: int, output_tokens: int) -> Workload:
-    """Requests at once, of lengths as different as those of real ones: a quarter of the most, up to the most.
+    """Requests at once, of lengths as different as those of real ones.
 
-    A batch of different lengths is slower than one of equal lengths that has as many keys.
+    A batch of different lengths is slower than one of equal lengths that holds as many tokens.
     """
-    shape = Shape(_up_to(prompt_tokens), _up_to(output_tokens))
-    return bursts(requests, 1.0, requests, shape=shape)
-
-
-def _up_to(most: int) -> Uniform:
-    return Uniform(most // 4, most)
+    prompt = LogNormal(prompt_tokens, sigma=0.7, low=prompt_tokens // 4, high=min(5 * prompt_tokens, 800))
+    output = LogNormal(output_tokens, sigma=0.7, low=output_tokens // 4, high=2 * output_tokens)
+    return bursts(requests, 1.0, requests, shape=Shape(prompt, output))

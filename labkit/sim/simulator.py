@@ -39,8 +39,8 @@ class SimulatedRunner:
                 decodes += 1
             else:
                 prefill += tokens
-            # each its own, so that the prefix cache takes no answer for another's
-            chosen.append(-1 - sequence.number if tokens == sequence.pending else None)
+            # each its own, so that the prefix cache takes no answer for another's; -1 and -2 have one hash
+            chosen.append(-2 - sequence.number if tokens == sequence.pending else None)
         self.now_s += self.cost.seconds(Load(prefill, decodes, attended, held, self._swapped))
         self._swapped = 0
         return chosen

@@ -21,7 +21,7 @@ from labkit.sim.workload import TOKEN_IDS, Job
 HEAD_START_S = 0.05
 
 
-def replay(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
+def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
     """Run jobs to their end on an engine that does nothing else; times count from the beginning.
 
     Prompts are words of one token each, after the token that the engine puts first: as many tokens as the job
@@ -39,7 +39,7 @@ def replay(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
             )
     words = _words(engine.vocabulary)
     records: list[Record] = []
-    loop = LoopThread("labkit-replay")
+    loop = LoopThread("labkit-drive")
     unwatch = engine.watch(records.append)
     try:
         began_s = loop.run(_play([_request(i, job, words) for i, job in enumerate(jobs)], jobs, engine))
