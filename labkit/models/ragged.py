@@ -65,7 +65,8 @@ def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], ro
         rows: the least number of rows of every matrix, reached by padding. Matrix libraries sum in another
             order where rows are few; with `rows=16`, or 2 for a `PackedModel`, a sequence's logits are the
             same, bit for bit, whatever else is in the batch and however its tokens are cut into parts
-            (float32, MKL with AVX-512; found by trying). Without, they differ by less than 1e-4 of the greatest of them.
+            (float32, MKL with AVX-512; found by trying). Without, they differ by less than 1e-4 of the
+            greatest of them.
 
     Raises:
         ValueError: no parts, a part without tokens, or one that does not fit into the context.

@@ -9,6 +9,7 @@ Letters for shapes: T tokens, C context, H heads, D numbers a head, V vocabulary
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ class TextModel(nn.Module):
         for weights in self.parameters():
             weights.data = weights.data.to(dtype)
         if int8:
-            model = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():  # torch is to move this to another package
+                warnings.simplefilter("ignore")
+                model = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
         return model.to(device)
 
     def save(self, path: Path) -> None:
