@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import pytest
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
@@ -164,8 +165,7 @@ def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
     page.on("pageerror", lambda error: errors.append(str(error)))
     write_notebook(tmp_path / "notebooks" / "schedule.ipynb", SCHEDULE)
     page.goto(lab.replace(CHAPTER, "schedule.ipynb"))
-    page.wait_for_function(KERNEL_IS_THERE)
-    command(page, "notebook:run-all-cells")
+    run_all(page)
     canvas = page.locator(".lk-schedule canvas")
     canvas.and_(page.get_by_label(re.compile("[1-4] finished"))).wait_for()
     painted = [page.evaluate(PAINTED, [0, DECODE])]
@@ -203,8 +203,7 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
 ) -> None:
     write_notebook(tmp_path / "notebooks" / "panel.ipynb", PANEL)
     page.goto(lab.replace(CHAPTER, "panel.ipynb"))
-    page.wait_for_function(KERNEL_IS_THERE)
-    command(page, "notebook:run-all-cells")
+    run_all(page)
     page.locator(".lk-text span").first.wait_for(state="attached")
     page.wait_for_timeout(1500)
     shoot(page, "panel-fcfs")
@@ -216,6 +215,17 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
     assert before == 0, "first come, first served swaps nobody out"
     assert page.evaluate(PAINTED, [0, SWAPPED]) > 100
     assert page.locator(".lk-column").first.inner_text() != text
+
+
+def run_all(page: Page) -> None:
+    """Run every cell; once more if JupyterLab, still busy with opening the notebook, drops the first order."""
+    page.wait_for_function(KERNEL_IS_THERE)
+    page.locator(".jp-CodeCell").first.wait_for()
+    for _ in range(2):
+        command(page, "notebook:run-all-cells")
+        with suppress(TimeoutError):
+            page.locator(".jp-InputPrompt", has_text=re.compile(r"[*\d]")).first.wait_for(timeout=8_000)
+            return
 
 
 def command(page: Page, name: str, **options: str) -> None:

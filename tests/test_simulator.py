@@ -1,5 +1,8 @@
 """The simulator: its clock by hand, its decisions against the real engine's, its benchmark."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -298,7 +301,7 @@ def test_only_an_engine_with_a_scheduler_can_be_calibrated() -> None:
 
 def made_up(**fields: float) -> Prediction:
     """Right in everything but for these fields."""
-    right = Prediction("poisson", 100, 10.0, 10.0, 8.0, 8.0, 2.0, 2.0, 0.0)
+    right = Prediction("poisson", 100, 10.0, 10.0, 8.0, 8.0, 2.0, 2.0, 0.0, 0.0)
     return replace(right, **fields)  # type: ignore[arg-type]
 
 
@@ -313,9 +316,10 @@ def made_up(**fields: float) -> Prediction:
         ({"predicted_ttft_p99_s": 1.4}, "not met"),
         ({"drift": -0.2}, "inconclusive"),
         ({"predicted_total_s": 20.0, "drift": 0.2}, "inconclusive"),
+        ({"others": 0.3}, "inconclusive"),
     ],
 )
-def test_a_prediction_is_judged_by_its_targets_and_where_the_machine_held_still(
+def test_a_prediction_is_judged_where_the_machine_held_still_and_was_not_used(
     fields: dict[str, float], verdict: str
 ) -> None:
     assert made_up(**fields).verdict == verdict
@@ -329,7 +333,17 @@ def test_the_benchmark_holds_three_workloads_against_the_engine(monkeypatch: pyt
     assert len(found.calibrations) == 4
     assert all(p.requests > 0 and p.ttft_p99_s > 0 and p.busy_s <= p.total_s for p in found.predictions)
     assert all(p.predicted_ttft_p99_s > 0 and p.drift == 0 for p in found.predictions)
+    assert all(0 <= p.others <= 1 for p in found.predictions)
     assert [what for what in told if "bursts" in what]
+
+
+def test_what_others_compute_meanwhile_is_seen(engine: LocalEngine) -> None:
+    """A process beside this one keeps a core busy for a second, in which the engine has little to do."""
+    jobs = [job(0, 8, 1), job(1.0, 8, 1)]
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        _, others = bench._drive(tuple(jobs), engine)
+        busy.kill()
+    assert others > 0.3 / (os.cpu_count() or 1)
 
 
 def test_the_benchmark_s_workloads_are_as_heavy_as_the_machine_bears() -> None:

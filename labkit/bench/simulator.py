@@ -1,12 +1,16 @@
 """How true the simulator is: workloads on the real engine, in real time, held against what was predicted.
 
 Each prediction is made from a calibration just before; another just after tells whether the machine was as
-fast all the while, since nothing can be said about a prediction for a machine that has changed.
+fast all the while. Nothing can be said about a prediction for a machine that changed, or that others used.
 """
 
+import os
+import time
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
+
+import psutil
 
 from labkit.bench.rounds import Progress, silent
 from labkit.engine import create_engine
@@ -18,16 +22,18 @@ from labkit.sim.cost import Cost
 from labkit.sim.drive import drive
 from labkit.sim.simulator import simulate
 from labkit.sim.timelines import summarize, timelines
-from labkit.sim.workload import LogNormal, Shape, Workload, bursts, poisson, ramp
+from labkit.sim.workload import LogNormal, Shape, Uniform, Workload, bursts, poisson, ramp
 
 TOTAL_TARGET, TTFT_TARGET = 0.15, 0.25
-STEADY = 0.1
+STEADY, QUIET = 0.1, 0.1
 
 SHAPE = Shape(
     prompt=LogNormal(median=64, sigma=0.7, low=8, high=320),
     output=LogNormal(median=48, sigma=0.6, low=8, high=160),
 )
 """Short requests, so that a run of seconds has hundreds of them."""
+LONGEST = Shape(prompt=Uniform(480, 480), output=Uniform(2, 2))
+"""As many tokens as the longest of them comes to hold."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Prediction:
 
     `busy_s` is how long there was anything to do: unlike `total_s` it has no pauses between arrivals, which
     are easy to predict. `drift` is how much the machine changed: `busy_s` as predicted by the calibration
-    after over that of the one before, - 1.
+    after over that of the one before, - 1. `others` is the share of all cores that other processes used.
     """
 
     workload: str
@@ -48,6 +54,7 @@ class Prediction:
     ttft_p99_s: float
     predicted_ttft_p99_s: float
     drift: float
+    others: float
 
     @property
     def total_error(self) -> float:
@@ -63,8 +70,8 @@ class Prediction:
 
     @property
     def verdict(self) -> Literal["met", "not met", "inconclusive"]:
-        """Inconclusive where the machine changed too much to tell."""
-        if abs(self.drift) > STEADY:
+        """Inconclusive where the machine changed, or was used by others, too much to tell."""
+        if abs(self.drift) > STEADY or self.others > QUIET:
             return "inconclusive"
         met = abs(self.total_error) <= TOTAL_TARGET and abs(self.ttft_error) <= TTFT_TARGET
         return "met" if met else "not met"
@@ -96,15 +103,14 @@ def measure(
     predictions: list[Prediction] = []
     try:
         jobs_of = workloads(calibrations[0].cost, policy, limits, seconds)
-        drive(jobs_of["bursts"][:8], engine)  # warms up what a new engine touches first
+        drive(bursts(seqs, 1.0, seqs, shape=LONGEST), engine)  # the first touch of memory is slow
         for name, jobs in jobs_of.items():
             progress(f"simulator: {name}", (len(predictions) + 0.5) / (len(jobs_of) + 0.5))
-            measured = drive(jobs, engine)
+            measured, others = _drive(jobs, engine)
             calibrations.append(calibrate())
             costs = [calibration.cost for calibration in calibrations[-2:]]
-            predictions.append(
-                _prediction(name, measured, [simulate(jobs, policy, limits, c) for c in costs])
-            )
+            simulated = [simulate(jobs, policy, limits, cost) for cost in costs]
+            predictions.append(_prediction(name, measured, simulated, others))
     finally:
         engine.close()
     return Simulator(policy, seqs, calibrations, predictions)
@@ -136,7 +142,24 @@ def _busy_s(records: list[Record]) -> float:
     return busy_s
 
 
-def _prediction(name: str, measured: list[Record], simulated: list[list[Record]]) -> Prediction:
+def _drive(jobs: Workload, engine: BatchedEngine) -> tuple[list[Record], float]:
+    """The engine's records, and the share of all cores that other processes used meanwhile."""
+    began_s, before_s = time.monotonic(), _cpu_s_of_others()
+    records = drive(jobs, engine)
+    used_s, wall_s = _cpu_s_of_others() - before_s, time.monotonic() - began_s
+    return records, max(0.0, used_s / wall_s / (os.cpu_count() or 1))
+
+
+def _cpu_s_of_others() -> float:
+    times = psutil.cpu_times()
+    # what guests of this machine use is counted in user and nice too
+    resting = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+    return sum(times) - resting - time.process_time()
+
+
+def _prediction(
+    name: str, measured: list[Record], simulated: list[list[Record]], others: float
+) -> Prediction:
     before, after = simulated
     real, predicted = summarize(measured), summarize(before)
     assert real.ttft_p99_s is not None and predicted.ttft_p99_s is not None
@@ -150,4 +173,5 @@ def _prediction(name: str, measured: list[Record], simulated: list[list[Record]]
         ttft_p99_s=real.ttft_p99_s,
         predicted_ttft_p99_s=predicted.ttft_p99_s,
         drift=_busy_s(after) / _busy_s(before) - 1,
+        others=others,
     )

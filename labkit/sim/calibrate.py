@@ -65,7 +65,7 @@ def calibrate(engine: str = "tiny") -> Calibration:
 
 def _measure(engine: BatchedEngine) -> list[Measured]:
     """Every wave several times, in turn, so that what comes and goes does not meet one of them alone."""
-    drive(_wave(8, 64, 8), engine)  # the first iterations touch memory that is new
+    drive(_wave(64, 60, 20), engine)  # memory that is touched first is slow
     measured = [each for wave in WAVES * REPEATS for each in iterations(_wave(*wave), engine)]
     engine.tune(memory="optimistic", preemption="swap", kv_tokens=engine.context)
     return measured + [each for wave in SWAPS * REPEATS for each in iterations(_wave(*wave), engine)]

@@ -20,12 +20,13 @@ class Andes:
         self.ttft_s = ttft_s
         self.preemptions = preemptions
         self._until_s = 0.0
-        self._requests: set[int] = set()
+        self._requests = 0
         self._preempted = 0
 
     def plan(self, situation: Situation) -> Plan:
         filling = Filling(situation)
-        self._requests.update(sequence.number for sequence in situation.waiting[: situation.limits.seqs])
+        # the core numbers them from 0
+        self._requests = max(self._requests, *(s.number + 1 for s in situation.waiting), 0)
         ranked = sorted((*situation.running, *situation.waiting), key=lambda s: -self._gain(s, situation))
         if situation.now_s >= self._until_s and situation.waiting:
             self._until_s = situation.now_s + self.interval_s
@@ -45,7 +46,7 @@ class Andes:
                 chosen.add(sequence)
                 free -= room
         for sequence in reversed(ranked):
-            if self._preempted >= self.preemptions * len(self._requests):
+            if self._preempted >= self.preemptions * self._requests:
                 return
             if sequence in filling and sequence not in chosen:
                 filling.evict(sequence)
