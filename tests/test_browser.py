@@ -128,8 +128,7 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
     page.on("pageerror", lambda error: errors.append(str(error)))
 
     page.goto(lab)
-    page.wait_for_function(KERNEL_IS_THERE)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    run_all(page)
     shoot(page, "begin")
     sse = page.locator(".lk-column").nth(1)
     sse.locator(".lk-text span").first.wait_for(state="attached")
@@ -218,7 +217,7 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
 
 
 def run_all(page: Page) -> None:
-    """Run every cell; once more if JupyterLab, still busy with opening the notebook, drops the first order."""
+    """Run every cell; once more if JupyterLab, busy with opening the notebook, drops the first order."""
     page.wait_for_function(KERNEL_IS_THERE)
     page.locator(".jp-CodeCell").first.wait_for()
     for _ in range(2):
