@@ -128,10 +128,9 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
     page.on("pageerror", lambda error: errors.append(str(error)))
 
     page.goto(lab)
-    run_all(page)
-    shoot(page, "begin")
     sse = page.locator(".lk-column").nth(1)
-    sse.locator(".lk-text span").first.wait_for(state="attached")
+    run_all(page, until=sse.locator(".lk-text span").first)
+    shoot(page, "begin")
     sse.scroll_into_view_if_needed()
 
     before = jumps(page.evaluate(SAMPLE, [1, 1000]))
@@ -164,9 +163,8 @@ def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
     page.on("pageerror", lambda error: errors.append(str(error)))
     write_notebook(tmp_path / "notebooks" / "schedule.ipynb", SCHEDULE)
     page.goto(lab.replace(CHAPTER, "schedule.ipynb"))
-    run_all(page)
     canvas = page.locator(".lk-schedule canvas")
-    canvas.and_(page.get_by_label(re.compile("[1-4] finished"))).wait_for()
+    run_all(page, until=canvas.and_(page.get_by_label(re.compile("[1-4] finished"))))
     painted = [page.evaluate(PAINTED, [0, DECODE])]
     shoot(page, "schedule-playing")
 
@@ -202,8 +200,7 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
 ) -> None:
     write_notebook(tmp_path / "notebooks" / "panel.ipynb", PANEL)
     page.goto(lab.replace(CHAPTER, "panel.ipynb"))
-    run_all(page)
-    page.locator(".lk-text span").first.wait_for(state="attached")
+    run_all(page, until=page.locator(".lk-text span").first)
     page.wait_for_timeout(1500)
     shoot(page, "panel-fcfs")
     before = page.evaluate(PAINTED, [0, SWAPPED])
@@ -216,15 +213,18 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
     assert page.locator(".lk-column").first.inner_text() != text
 
 
-def run_all(page: Page) -> None:
-    """Run every cell; once more if JupyterLab, busy with opening the notebook, drops the first order."""
+def run_all(page: Page, until: Locator) -> None:
+    """Run every cell until this is there; again if JupyterLab, busy opening the notebook, lost the order."""
     page.wait_for_function(KERNEL_IS_THERE)
     page.locator(".jp-CodeCell").first.wait_for()
-    for _ in range(2):
+    for _ in range(3):
         command(page, "notebook:run-all-cells")
         with suppress(TimeoutError):
-            page.locator(".jp-InputPrompt", has_text=re.compile(r"[*\d]")).first.wait_for(timeout=8_000)
+            until.wait_for(state="attached", timeout=20_000)
             return
+    pytest.fail(
+        "the cells were run thrice, and the notebook shows: " + page.locator(".jp-Notebook").inner_text()
+    )
 
 
 def command(page: Page, name: str, **options: str) -> None:
