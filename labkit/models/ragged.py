@@ -75,8 +75,7 @@ def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], ro
     if not parts or any(not part.start < part.end <= context for part in parts):
         raise ValueError(f"there must be parts, each of at least one token within a context of {context}")
     batch = _Ragged(parts, pool, rows)
-    attends = (batch.attention(kv) for kv in pool.kv)
-    x = model(batch.tokens, batch.positions, attends)
+    x = model(batch.tokens, batch.positions, batch.attends(pool.kv))
     return model.logits(x[batch.last])[: len(parts)]
 
 
@@ -97,15 +96,18 @@ class _Ragged:
         self._written = (torch.tensor(slots, device=device), self.positions[: self._count])
         self._pieces = list(_pieces(parts, self.positions, pool, rows))
 
-    def attention(self, kv: Tensor) -> Attend:
-        """Attention that writes new keys and values into one layer's kv [slots, 2, H, C, D], then reads."""
+    def attends(self, kv: Tensor) -> Iterator[Attend]:
+        """Each layer's attention over the pool's kv: it writes new keys and values, then reads."""
+        read = zip(*(piece.read(kv) for piece in self._pieces), strict=True)
+        return (self._attend(*layer) for layer in zip(kv, read, strict=True))
 
+    def _attend(self, kv: Tensor, read: Sequence[tuple[Tensor, Tensor]]) -> Attend:
         slots, positions = self._written
-        pieces = [(piece, *piece.read(kv)) for piece in self._pieces]
+        pieces = list(zip(self._pieces, read, strict=True))
 
         def attend(qkv: Tensor) -> Tensor:
             kv[slots, :, :, positions] = qkv[: self._count, 1:]
-            mixed = [piece.attend(qkv[piece.rows, 0], keys, values) for piece, keys, values in pieces]
+            mixed = [piece.attend(qkv[piece.rows, 0], *seen) for piece, seen in pieces]
             if self._padding:
                 mixed.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
             return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
@@ -123,10 +125,10 @@ class _Piece:
     keys: int
     mask: Tensor  # [slots, 1, queries, keys], queries padded to an even number
 
-    def read(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """Where its keys and values [slots, H, keys, D] are in one layer's kv [slots, 2, H, C, D]."""
-        keys, values = kv[self.slots, :, :, : self.keys].unbind(1)
-        return keys, values
+    def read(self, kv: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where each layer's keys and values [slots, H, keys, D] are in the pool's kv."""
+        keys, values = kv[:, self.slots, :, :, : self.keys].unbind(2)
+        return zip(keys.unbind(), values.unbind(), strict=True)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Mix the values for query [rows, H, D]; [rows, H, D]."""
