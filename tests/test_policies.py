@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from labkit.engine.core import Core, Work
 from labkit.engine.policies import POLICIES, create_policy
-from labkit.engine.scheduler import Limits, Plan, Policy, Situation, room_for
+from labkit.engine.scheduler import Estimates, Limits, Plan, Policy, Situation, room_for
 from labkit.engine.sequence import Sequence
 from labkit.errors import InvalidRequest
 
@@ -292,6 +292,23 @@ def test_limits_that_were_lowered_are_kept_again_soon(policy: str) -> None:
     drive.core.iterate()
     assert drive.core.kv_tokens <= LONGEST
     drive([])
+
+
+def reading(tokens: int, lead_s: float, *, holds: bool, number: int = 0) -> Sequence:
+    """A sequence at 0 s whose reader has text for `lead_s`; it holds the KV of its tokens or none."""
+    sequence = Sequence("", [1] * tokens, 200, -1.0)
+    sequence.push(7, -0.5)
+    sequence.read_until_s, sequence.number = lead_s, number
+    if holds:
+        sequence.computed, sequence.slot = tokens, 0
+    return sequence
+
+
+def test_tokenflow_brings_back_in_time_who_has_much_to_compute_again() -> None:
+    evicted, full = reading(800, 1.5, holds=False), reading(50, 60.0, holds=True)
+    known = Estimates(0.005, 0.002, 0.0001)
+    plan = create_policy("tokenflow").plan(Situation(0.0, [full], [evicted], Limits(4096, 1), known))
+    assert plan == Plan([(evicted, 801)], [full])
 
 
 def test_a_wrong_policy_says_what_there_is() -> None:

@@ -75,3 +75,11 @@ def test_what_an_eviction_costs_is_known_from_what_was_measured() -> None:
     recompute = replace(situation([sequence]), estimates=known)
     swap = replace(recompute, limits=replace(recompute.limits, preemption="swap"))
     assert (recompute.restore_s(sequence), swap.restore_s(sequence)) == (5.0, 2.5)
+
+
+def test_who_is_out_already_takes_what_is_left_to_bring_it_back() -> None:
+    evicted, swapped = holding(10), holding(10)
+    evicted.slot = swapped.slot = None
+    evicted.computed, swapped.swapped = 0, True
+    known = replace(situation(waiting=[evicted, swapped]), estimates=Estimates(1.0, 0.5, 0.125))
+    assert (known.restore_s(evicted), known.restore_s(swapped)) == (11 * 0.5, 10 * 0.125)

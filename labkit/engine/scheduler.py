@@ -62,10 +62,14 @@ class Situation:
     estimates: Estimates
 
     def restore_s(self, sequence: Sequence) -> float:
-        """How long it takes to get back what an eviction of this sequence would lose."""
+        """How long it takes to make an eviction undone: all of it, or what is left where it has happened."""
+        known = self.estimates
+        if sequence.slot is None:
+            swap_in_s = sequence.computed * known.swap_token_s
+            return swap_in_s if sequence.swapped else sequence.pending * known.prefill_token_s
         if self.limits.preemption == "swap":
-            return 2 * sequence.computed * self.estimates.swap_token_s
-        return sequence.computed * self.estimates.prefill_token_s
+            return 2 * sequence.computed * known.swap_token_s
+        return sequence.computed * known.prefill_token_s
 
 
 @dataclass
