@@ -62,6 +62,17 @@ def test_a_stalled_reader_makes_room_for_anybody() -> None:
     assert filling.plan == Plan([(new, 1)], [stalled])
 
 
+def test_nobody_is_evicted_in_vain() -> None:
+    stalled, big = holding(BLOCK, stalled=True), holding(10 * BLOCK - 1)
+    long, short = Sequence("", [1] * 6 * BLOCK, 5, 0.0), Sequence("", [1] * 2 * BLOCK, 5, 0.0)
+    limits = Limits(12 * BLOCK, 3, memory="optimistic")
+    filling = Filling(situation([stalled, big], [long, short], limits))
+    filling.fill([big, long])
+    assert filling.plan == Plan([(big, 1)])
+    filling.fill([short])
+    assert filling.plan == Plan([(big, 1), (short, 2 * BLOCK)], [stalled])
+
+
 def test_victims_make_room_for_those_with_kv_alone() -> None:
     victim, new = holding(BLOCK), Sequence("", [1], 5, 0.0)
     filling = Filling(situation([victim], [new], Limits(10 * BLOCK, 1)))

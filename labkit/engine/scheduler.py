@@ -7,7 +7,7 @@ own, so the engine and the simulator run the same one.
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Literal, Protocol
 
 from labkit.engine.sequence import Sequence
@@ -115,7 +115,7 @@ class Filling:
         self._taken: set[Sequence] = set()
         self.free = limits.kv_tokens - sum(self._held.values())
         self.seats = limits.seqs - len(self._held)
-        self._stalled = (sequence for sequence in situation.running if sequence.stalled)
+        self._stalled = [sequence for sequence in situation.running if sequence.stalled]
         self.budget = (limits.budget if budget is None else budget) or NO_LIMIT
 
     def __contains__(self, sequence: Sequence) -> bool:
@@ -147,11 +147,10 @@ class Filling:
         # who comes in has room for all of its text, since the prefix cache may have much of it
         computed = len(sequence.tokens) if seat else sequence.computed + tokens
         more = max(0, room_for(sequence, computed, self._limits) - held)
-        queue = iter(victims)
-        while self.free < more or self.seats < seat:
-            victim = next(queue, None)
-            if victim is None or victim is sequence:
-                return False
+        leaving = self._leaving(more, seat, takewhile(lambda victim: victim is not sequence, victims))
+        if leaving is None:
+            return False
+        for victim in leaving:
             self.evict(victim)
         self.free -= more
         self.seats -= seat
@@ -160,6 +159,21 @@ class Filling:
         self._taken.add(sequence)
         self.plan.run.append((sequence, tokens))
         return True
+
+    def _leaving(self, room: int, seats: int, victims: Iterable[Sequence]) -> list[Sequence] | None:
+        """The first of the victims, as many as it takes; None where not even all of them are enough."""
+        room, seats = room - self.free, seats - self.seats
+        leaving: list[Sequence] = []
+        queue = (victim for victim in victims if victim in self._held and victim not in self._taken)
+        while room > 0 or seats > 0:
+            victim = next(queue, None)
+            if victim is None:
+                return None
+            if victim not in leaving:
+                leaving.append(victim)
+                room -= self._held[victim]
+                seats -= 1
+        return leaving
 
     def evict(self, sequence: Sequence) -> None:
         """Free what a sequence holds, unless it computes in this iteration."""
