@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from labkit.engine.core import Core, Work
 from labkit.engine.policies import POLICIES, create_policy
+from labkit.engine.policies.andes import Andes
 from labkit.engine.scheduler import Estimates, Limits, Plan, Policy, Situation, room_for
 from labkit.engine.sequence import Sequence
 from labkit.errors import InvalidRequest
@@ -309,6 +310,27 @@ def test_tokenflow_brings_back_in_time_who_has_much_to_compute_again() -> None:
     known = Estimates(0.005, 0.002, 0.0001)
     plan = create_policy("tokenflow").plan(Situation(0.0, [full], [evicted], Limits(4096, 1), known))
     assert plan == Plan([(evicted, 801)], [full])
+
+
+def test_andes_evicts_nobody_for_a_reader_who_does_not_read() -> None:
+    reads, stalled = reading(50, 2.0, holds=True), reading(50, 0.0, holds=False)
+    stalled.stalled, stalled.ready = True, False
+    plan = create_policy("andes").plan(Situation(0.0, [reads], [stalled], Limits(4096, 1), Estimates()))
+    assert plan == Plan([(reads, 1)])
+
+
+def test_andes_cap_counts_the_requests_that_it_has_seen() -> None:
+    full, dry = reading(50, 60.0, holds=True, number=1000), reading(50, 0.0, holds=False, number=1001)
+    capped = Andes(preemptions=0.5)
+    for now_s, evicted in ((0.0, [full]), (2.0, [])):
+        plan = capped.plan(Situation(now_s, [full], [dry], Limits(4096, 1), Estimates()))
+        assert plan.evict == evicted
+
+
+def test_to_andes_a_first_token_is_not_late_before_it_is_due() -> None:
+    new, running_dry = Sequence("", [1] * 50, 200, 0.0), reading(50, 0.3, holds=False)
+    situation = Situation(0.0, [], [new, running_dry], Limits(4096, 1), Estimates())
+    assert create_policy("andes").plan(situation).run == [(running_dry, 51)]
 
 
 def test_a_wrong_policy_says_what_there_is() -> None:
