@@ -33,7 +33,7 @@ class TokenFlow:
         urgent, others = self._coming(situation, filling.budget)
         for sequence in self._victims(situation, filling, urgent):
             filling.evict(sequence)
-        staying = [sequence for sequence in situation.running if sequence not in filling.plan.evict]
+        staying = [sequence for sequence in situation.running if sequence in filling]
         staying.sort(key=lambda s: (not s.decoding, s.lead_s(situation.now_s)))
         filling.fill(staying, victims=staying[::-1])
         filling.fill([*urgent, *others])
@@ -52,7 +52,8 @@ class TokenFlow:
                 break
             urgent.append(sequence)
             budget -= sequence.pending
-        return urgent, [s for s in begun if s not in dry]
+        late = set(dry)
+        return urgent, [s for s in begun if s not in late]
 
     def _needed_s(self, sequence: Sequence, situation: Situation) -> float:
         """How much unread text it takes for a preemption, or for what is left of one, to go unnoticed."""
