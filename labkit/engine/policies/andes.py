@@ -54,7 +54,7 @@ class Andes:
         limits = situation.limits
         free, chosen = limits.kv_tokens, set[Sequence]()
         # who cannot compute now needs no KV, except that a pace lets it in a moment: it keeps what it has
-        wanting = [s for s in ranked if s.ready or s in filling and not s.stalled]
+        wanting = [s for s in ranked if s.ready or (s in filling and not s.stalled)]
         for sequence in wanting:
             room = room_for(sequence, len(sequence.tokens), limits)
             if room <= free and len(chosen) < limits.seqs:

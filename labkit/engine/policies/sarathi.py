@@ -9,7 +9,10 @@ BUDGET = 128
 
 
 class Sarathi:
-    """A token budget for each iteration: those who decode, then prompts begun, then new ones."""
+    """A token budget for each iteration: those who decode, then prompts begun, then new ones.
+
+    With a budget below the number of those who decode, the latest of them wait until the earliest finish.
+    """
 
     name = "sarathi"
 

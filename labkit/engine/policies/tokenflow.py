@@ -2,6 +2,11 @@
 
 A reader with enough unread text can do without new tokens for a while, so its sequence can give up its memory
 to one that waits for a first token; it comes back before the reader has run dry.
+
+What the paper has and this has not: a working set, with a step of its own that says how many requests to
+admit beyond memory; the reading speed in the ranking (here the unread text alone, in seconds); a weighted
+objective for the swap search (here the least cost of restoring over unread text); and copies written ahead,
+moved while others compute.
 """
 
 from labkit.engine.scheduler import Filling, Plan, Situation, room_for
