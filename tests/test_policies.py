@@ -312,6 +312,14 @@ def test_tokenflow_brings_back_in_time_who_has_much_to_compute_again() -> None:
     assert plan == Plan([(evicted, 801)], [full])
 
 
+def test_tokenflow_preempts_nobody_while_much_is_to_be_brought_back() -> None:
+    full, new = reading(50, 6.0, holds=True), Sequence("", [1] * 50, 200, 0.0)
+    known, limits = Estimates(0.005, 0.002, 0.0001), Limits(4096, 1)
+    for out, evicted in ([], [full]), ([reading(800, 60.0, holds=False)], []):
+        plan = create_policy("tokenflow").plan(Situation(0.0, [full], [*out, new], limits, known))
+        assert plan.evict == evicted
+
+
 def test_andes_evicts_nobody_for_a_reader_who_does_not_read() -> None:
     reads, stalled = reading(50, 2.0, holds=True), reading(50, 0.0, holds=False)
     stalled.stalled, stalled.ready = True, False

@@ -4,9 +4,9 @@ A reader with enough unread text can do without new tokens for a while, so its s
 to one that waits for a first token; it comes back before the reader has run dry.
 
 What the paper has and this has not: a working set, with a step of its own that says how many requests to
-admit beyond memory; the reading speed in the ranking (here the unread text alone, in seconds); a weighted
-objective for the swap search (here the least cost of restoring over unread text); and copies written ahead,
-moved while others compute.
+admit beyond memory (here `QUEUE` bounds them); the reading speed in the ranking (here the unread text alone,
+in seconds); a weighted objective for the swap search (here the least cost of restoring over unread text); and
+copies written ahead, moved while others compute.
 """
 
 from labkit.engine.scheduler import Filling, Plan, Situation, room_for
@@ -14,6 +14,10 @@ from labkit.engine.sequence import Sequence
 
 WORTH = 10
 """How many times what it costs to restore a sequence its absence has to last."""
+
+QUEUE = 3
+"""And how many times what it takes to compute again all who were evicted before: it bounds how many are.
+A queue of those swapped out counts for nothing, since so little time brings them back."""
 
 
 class TokenFlow:
@@ -64,15 +68,18 @@ class TokenFlow:
         """How much unread text it takes for a preemption, or for what is left of one, to go unnoticed."""
         return self.margin_s + situation.restore_s(sequence) + situation.estimates.step_s
 
-    def _safe(self, sequence: Sequence, situation: Situation) -> bool:
+    def _safe(self, sequence: Sequence, situation: Situation, queue_s: float) -> bool:
         """The safety condition, and that the time gained is worth what a preemption costs everybody."""
-        least_s = self._needed_s(sequence, situation) + self.hold_s + WORTH * situation.restore_s(sequence)
+        worth_s = WORTH * situation.restore_s(sequence) + QUEUE * queue_s
+        least_s = self._needed_s(sequence, situation) + self.hold_s + worth_s
         return sequence.decoding and sequence.lead_s(situation.now_s) > least_s
 
     def _victims(self, situation: Situation, filling: Filling, urgent: list[Sequence]) -> list[Sequence]:
         """Those of the safe who leave, so that as many of the urgent as possible get in."""
         limits = situation.limits
-        safe = [s for s in situation.running if self._safe(s, situation)]
+        evicted = (s for s in situation.waiting if s.first_s is not None and not s.swapped)
+        queue_s = sum(situation.restore_s(sequence) for sequence in evicted)
+        safe = [s for s in situation.running if self._safe(s, situation, queue_s)]
         safe.sort(key=lambda s: s.lead_s(situation.now_s))
         free, seats = filling.free, filling.seats
         victims: list[Sequence] = []
