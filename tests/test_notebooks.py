@@ -135,7 +135,7 @@ EXERCISES = {
         "my_policy",
         "Andes(interval_s=0.1, preemptions=10**9)",
         ["Andes()", "TokenFlow(margin_s=0, hold_s=0)", '"andes"', "None"],
-        ["from labkit.lesson", "def burst_of", "games = {"],
+        ["from labkit.lesson", "def burst_of", "rows = {", "flow, plain", "def outcome"],
     ),
 }
 

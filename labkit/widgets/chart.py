@@ -8,6 +8,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from labkit.widgets import palette
 from labkit.widgets.picture import Picture, png
 
+FEW = 20
+"""Up to so many positions have a mark and a number each."""
+
 
 def chart(
     at: Sequence[float], series: Mapping[str, Sequence[float]], *, x: str, y: str, log: bool = False
@@ -19,11 +22,15 @@ def chart(
     """
     figure = Figure(figsize=(7.5, 3.2), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
+    few = len(at) <= FEW
     for place, (name, values) in enumerate(series.items()):
         if len(values) != len(at):
             raise ValueError(f"{name}: {len(values)} values for {len(at)} positions")
-        axes.plot(at, values, marker="o", color=palette.stream_colour(place), label=name)
-    axes.set(xlabel=x, ylabel=y, xticks=list(at), yscale="log" if log else "linear")
+        marker = "o" if few else None
+        axes.plot(at, values, marker=marker, color=palette.stream_colour(place), label=name)
+    axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+    if few:
+        axes.set_xticks(list(at))
     if log:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
