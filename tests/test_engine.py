@@ -111,7 +111,7 @@ async def test_closing_a_stream_stops_its_work_within_a_step(engine: LocalEngine
 async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -> None:
     broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sound = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
-    sequence = next(s for s in [*engine._arrived, *engine._sequences()] if s.stream is broken)
+    sequence = next(s for s in [*engine._inbox, *engine._sequences()] if s.stream is broken)
     sequence.text = None  # type: ignore[assignment]
     broken_events, sound_events = await asyncio.gather(collect(broken), collect(sound))
     assert isinstance(broken_events[-1], Failed)

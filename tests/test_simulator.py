@@ -193,7 +193,7 @@ class Together:
     def __call__(self, record: Record) -> None:
         if isinstance(record, Moved) and record.request == 0 and record.state == "prefill":
             end = time.monotonic() + 10
-            while len(self.engine._arrived) < self.others and time.monotonic() < end:
+            while len(self.engine._inbox) < self.others and time.monotonic() < end:
                 time.sleep(0.001)
 
 

@@ -143,7 +143,7 @@ class BatchedEngine:
             preemption=preemption,
         )
         self._threads = THREADS(threads)
-        self._arrived: deque[StreamedSequence] = deque()
+        self._inbox: deque[StreamedSequence] = deque()
         self._joining: deque[Watcher] = deque()
         self._closed = False
         self._changed = threading.Event()
@@ -158,7 +158,7 @@ class BatchedEngine:
         if len(prompt) >= self.context:
             raise InvalidRequest(f"prompt: {len(prompt)} tokens; the model's context is {self.context}")
         sequence = StreamedSequence(request, prompt, self)
-        self._arrived.append(sequence)
+        self._inbox.append(sequence)
         self.look()
         if self._closed:  # just now: the thread may have looked for the last time
             sequence.stream.fail("engine_failed", "the engine was closed")
@@ -206,15 +206,15 @@ class BatchedEngine:
             raise
         finally:
             self._closed = True
-            for sequence in [*self._sequences(), *self._arrived]:
+            for sequence in [*self._sequences(), *self._inbox]:
                 sequence.stream.fail("engine_failed", why)
 
     def _iterate(self) -> None:
         self._changed.clear()
         while self._joining:
             self._core.watch(self._joining.popleft())
-        while self._arrived:
-            self._core.add(self._arrived.popleft())
+        while self._inbox:
+            self._core.add(self._inbox.popleft())
         next_s = self._look_after_streams(time.monotonic())
         plan = self._core.iterate()
         if plan.run:

@@ -87,7 +87,7 @@ class Core:
             return
         now_s = self.clock()
         for sequence in sorted((*self.running, *self.waiting), key=attrgetter("number")):
-            watcher(msgspec.structs.replace(_arrived(sequence), at_s=now_s))
+            watcher(msgspec.structs.replace(_record_of(sequence), at_s=now_s))
             watcher(trace.Moved(now_s, sequence.number, sequence.state))
         self.watchers.append(watcher)
 
@@ -95,9 +95,9 @@ class Core:
         """A request has come."""
         sequence.number = self._numbered
         self._numbered += 1
-        insort(self.waiting, sequence, key=_arrival)
+        insort(self.waiting, sequence, key=_by_arrival)
         if self.watchers:
-            self._tell(_arrived(sequence))
+            self._tell(_record_of(sequence))
             self._tell(trace.Moved(sequence.arrival_s, sequence.number, "waiting"))
 
     def drop(self, sequence: Sequence) -> None:
@@ -145,7 +145,7 @@ class Core:
         if sequence.slot is not None:
             return tokens
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_arrival)
+        insort(self.running, sequence, key=_by_arrival)
         sequence.slot = self._slots.pop()
         if sequence.swapped:
             self.runner.swap_in(sequence)
@@ -180,7 +180,7 @@ class Core:
         else:
             sequence.computed = 0
         self._free(sequence)
-        insort(self.waiting, sequence, key=_arrival)
+        insort(self.waiting, sequence, key=_by_arrival)
         self._move(sequence, "swapped" if sequence.swapped else "evicted", now_s)
 
     def _end(self, sequence: Sequence, now_s: float) -> None:
@@ -231,7 +231,7 @@ class Core:
             watcher(record)
 
 
-def _arrived(sequence: Sequence) -> trace.Arrived:
+def _record_of(sequence: Sequence) -> trace.Arrived:
     return trace.Arrived(
         sequence.arrival_s,
         sequence.number,
@@ -242,7 +242,7 @@ def _arrived(sequence: Sequence) -> trace.Arrived:
     )
 
 
-_arrival = attrgetter("arrival_s")
+_by_arrival = attrgetter("arrival_s")
 
 
 def _descending(slot: int) -> int:

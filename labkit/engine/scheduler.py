@@ -27,8 +27,9 @@ class Limits:
 
     Args:
         kv_tokens: tokens whose keys and values can be held at once.
-        seqs: sequences that can hold some.
-        budget: tokens computed in one iteration, so that a long prompt is cut into chunks; 0 for no limit.
+        seqs: sequences that can hold some (vLLM's `max_num_seqs`).
+        budget: tokens computed in one iteration, so that a long prompt is cut into chunks; 0 for no limit
+            (vLLM's `max_num_batched_tokens`).
         memory: `reserve` room for the longest answer at admission, so that nothing is ever evicted for want
             of memory (Orca), or be `optimistic`, take room token by token, and preempt when there is none
             (vLLM).
