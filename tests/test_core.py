@@ -244,7 +244,8 @@ def test_a_prefix_that_was_kept_is_not_computed() -> None:
     stage.play((one, len(prompt)))
     stage.play((other, other.pending))
     stage.core.drop(other)
-    stage.play((alike, alike.pending))
+    last = stage.play((alike, alike.pending))
+    assert last and last.cached == 2 * BLOCK
     assert stage.runner.computed == {one: [3 * BLOCK], other: [2], alike: [BLOCK]}
 
 
@@ -290,11 +291,26 @@ def test_who_watches_in_the_middle_is_told_who_is_here_and_what_they_do() -> Non
     assert isinstance(late[-1], Iteration)
 
 
+def test_a_swap_that_nobody_computes_beside_is_told_with_the_next_iteration() -> None:
+    stage = Stage(Limits(1000, 1, preemption="swap"))
+    one, other = stage.add([3] * 10), stage.add([4] * 3)
+    stage.play((one, 10))
+    assert stage.play(evict=[one]) is None
+    then, after = stage.play((other, 3)), stage.play((other, 1))
+    assert then and after and (then.swapped, after.swapped) == (10, 0)
+
+
 def test_what_iterations_cost_is_measured() -> None:
-    stage = Stage(Limits(1000, 1))
-    one = stage.add([3] * 5)
+    stage = Stage(Limits(1000, 1, preemption="swap"))
+    known = stage.core.estimates
+    one, other = stage.add([3] * 5), stage.add([4] * 3)
     stage.play((one, 4))
-    assert stage.core.estimates.prefill_token_s == pytest.approx(0.2 * 0.01 / 4)
+    assert known.prefill_token_s == pytest.approx(0.01 / 4)  # the first is all that is known
     stage.play((one, 1))
     stage.play((one, 1))
-    assert stage.core.estimates.step_s == pytest.approx(0.01)
+    assert known.step_s == pytest.approx(0.01)
+    known.step_s, read_s = 0.004, known.prefill_token_s
+    stage.play((other, 3), evict=[one])
+    assert (known.prefill_token_s, known.swap_token_s) == (read_s, 0.0)  # it both read and moved
+    stage.play((one, 1), evict=[other])
+    assert known.swap_token_s == pytest.approx(0.006 / 9)

@@ -78,3 +78,10 @@ def test_a_replay_that_cannot_be_is_an_error_in_the_caller(tmp_path: Path) -> No
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1"):
         replay(trace.load(tmp_path / "bad.jsonl"), Reel())
+
+
+def test_a_recording_from_before_the_prefix_cache_was_told_is_read(tmp_path: Path) -> None:
+    trace.save(RUN, tmp_path / "new.jsonl")
+    old = (tmp_path / "new.jsonl").read_text().replace(',"cached":0', "")
+    (tmp_path / "old.jsonl").write_text(old)
+    assert "cached" not in old and list(trace.load(tmp_path / "old.jsonl")) == list(RUN)

@@ -9,7 +9,7 @@ from bisect import insort
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from operator import attrgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -22,7 +22,27 @@ Work = tuple[Sequence, int]
 """A sequence and how many of its pending tokens to compute."""
 
 SMOOTHING = 0.2
-"""The weight of the newest iteration in the estimates."""
+"""The weight of the newest iteration in the estimates, but for the first, which is all there is."""
+
+
+class Counts(NamedTuple):
+    """What an iteration computes; the fields are those of `labkit.engine.trace.Iteration`."""
+
+    prefill: int
+    decodes: int
+    attended: int
+
+
+def counts(work: Many[Work]) -> Counts:
+    """To be asked before it is computed."""
+    prefill = decodes = attended = 0
+    for sequence, tokens in work:
+        attended += tokens * sequence.computed + tokens * (tokens + 1) // 2
+        if sequence.decoding:
+            decodes += 1
+        else:
+            prefill += tokens
+    return Counts(prefill, decodes, attended)
 
 
 class Runner(Protocol):
@@ -74,7 +94,8 @@ class Core:
         self.watchers: list[trace.Watcher] = []
         self._slots = list(reversed(range(limits.seqs)))
         self._numbered = 0
-        self._moved_tokens = 0
+        # since the last iteration that computed: evictions may come without one
+        self._moved_tokens = self._cached_tokens = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -109,7 +130,6 @@ class Core:
         """Run one iteration; where the plan that it returns has nobody in `run`, nothing was computed."""
         began_s = self.clock()
         plan = self.policy.plan(Situation(began_s, self.running, self.waiting, self.limits, self.estimates))
-        self._moved_tokens = 0
         for sequence in plan.evict:
             self._evict(sequence, began_s)
         work = [(sequence, self._admitted(sequence, tokens)) for sequence, tokens in plan.run]
@@ -119,9 +139,7 @@ class Core:
         return plan
 
     def _compute(self, work: list[Work], began_s: float) -> None:
-        attended = sum(tokens * sequence.computed + tokens * (tokens + 1) // 2 for sequence, tokens in work)
-        decodes = sum(sequence.decoding for sequence, _ in work)
-        prefill = sum(tokens for sequence, tokens in work if not sequence.decoding)
+        counted = counts(work)
         chosen = self.runner.run(work)
         ended_s = self.clock()
         for (sequence, tokens), token in zip(work, chosen, strict=True):
@@ -130,12 +148,13 @@ class Core:
                 if self.prefix is not None and not sequence.generated:
                     self._keep(sequence)
                 sequence.push(token, ended_s)
-        self._estimate(ended_s - began_s, prefill)
+        self._estimate(ended_s - began_s, counted.prefill)
         if self.watchers:
-            counts = (prefill, decodes, attended, self._moved_tokens)
             emitted = [s.number for (s, _), token in zip(work, chosen, strict=True) if token is not None]
             kept = (self.kv_tokens, len(self.running), len(self.waiting))
-            self._tell(trace.Iteration(began_s, ended_s, *counts, *kept, emitted))
+            told = (*counted, self._moved_tokens, *kept, emitted, self._cached_tokens)
+            self._tell(trace.Iteration(began_s, ended_s, *told))
+        self._moved_tokens = self._cached_tokens = 0
         for sequence, _ in work:
             if sequence.finished:
                 self._end(sequence, ended_s)
@@ -164,6 +183,7 @@ class Core:
         if places:
             self.runner.use_blocks(sequence, places)
             sequence.computed = len(places) * BLOCK
+            self._cached_tokens += sequence.computed
 
     def _keep(self, sequence: Sequence) -> None:
         assert self.prefix is not None
@@ -204,15 +224,15 @@ class Core:
         sequence.slot = None
 
     def _estimate(self, took_s: float, prefill: int) -> None:
-        known = self.estimates
-        if prefill:
-            each_s = max(0.0, took_s - known.step_s) / prefill
-            known.prefill_token_s += SMOOTHING * (each_s - known.prefill_token_s)
-        elif self._moved_tokens:
-            each_s = max(0.0, took_s - known.step_s) / self._moved_tokens
-            known.swap_token_s += SMOOTHING * (each_s - known.swap_token_s)
-        else:
-            known.step_s += (SMOOTHING if known.step_s else 1.0) * (took_s - known.step_s)
+        """Learn from an iteration, but not from one that both read and moved: which took how long is unknown."""
+        known, moved = self.estimates, self._moved_tokens
+        more_s = max(0.0, took_s - known.step_s)
+        if not prefill and not moved:
+            known.step_s = _smoothed(known.step_s, took_s)
+        elif not moved:
+            known.prefill_token_s = _smoothed(known.prefill_token_s, more_s / prefill)
+        elif not prefill:
+            known.swap_token_s = _smoothed(known.swap_token_s, more_s / moved)
 
     def _tell_states(self, work: list[Work], now_s: float) -> None:
         computing: dict[Sequence, trace.State] = {s: "decode" if s.decoding else "prefill" for s, _ in work}
@@ -240,6 +260,10 @@ def _record_of(sequence: Sequence) -> trace.Arrived:
         sequence.max_tokens,
         sequence.reader_tps,
     )
+
+
+def _smoothed(known_s: float, new_s: float) -> float:
+    return known_s + SMOOTHING * (new_s - known_s) if known_s else new_s
 
 
 _by_arrival = attrgetter("arrival_s")

@@ -37,9 +37,10 @@ class Iteration(msgspec.Struct, tag="iteration", tag_field="type", frozen=True):
     """One pass of the model over everybody who computes.
 
     `prefill` and `decodes` count tokens computed, `attended` the keys that all of them looked at (what
-    attention costs), `swapped` the tokens whose KV was moved in or out. `kv_tokens` are held after it,
+    attention costs), `swapped` the tokens whose KV was moved in or out since the one before. `kv_tokens` are held after it,
     `running` and `waiting` count requests with and without KV, `emitted` are those that got a token, at
-    `end_s`.
+    `end_s`. `cached` are tokens that it would have computed for those who came in, had the prefix cache not
+    had them.
     """
 
     start_s: float
@@ -52,6 +53,7 @@ class Iteration(msgspec.Struct, tag="iteration", tag_field="type", frozen=True):
     running: int
     waiting: int
     emitted: list[int]
+    cached: int = 0
 
 
 Record = Arrived | Moved | Iteration

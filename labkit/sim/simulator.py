@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 from copy import deepcopy
 from math import inf
 
-from labkit.engine.core import Core, Work
+from labkit.engine.core import Core, Work, counts
 from labkit.engine.policies import create_policy
 from labkit.engine.scheduler import Limits, Policy, blocks
 from labkit.engine.sequence import Sequence
@@ -30,20 +30,11 @@ class SimulatedRunner:
         return self.now_s
 
     def run(self, work: Many[Work]) -> list[int | None]:
-        decodes = prefill = attended = held = 0
-        chosen: list[int | None] = []
-        for sequence, tokens in work:
-            attended += tokens * sequence.computed + tokens * (tokens + 1) // 2
-            held += blocks(sequence.computed + tokens)
-            if sequence.decoding:
-                decodes += 1
-            else:
-                prefill += tokens
-            # each its own, so that the prefix cache takes no answer for another's; -1 and -2 have one hash
-            chosen.append(-2 - sequence.number if tokens == sequence.pending else None)
-        self.now_s += self.cost.seconds(Load(prefill, decodes, attended, held, self._swapped))
+        held = sum(blocks(sequence.computed + tokens) for sequence, tokens in work)
+        self.now_s += self.cost.seconds(Load(*counts(work), held, self._swapped))
         self._swapped = 0
-        return chosen
+        # each its own, so that the prefix cache takes no answer for another's; -1 and -2 have one hash
+        return [-2 - sequence.number if tokens == sequence.pending else None for sequence, tokens in work]
 
     def swap_out(self, sequence: Sequence) -> None:
         self._swapped += sequence.computed
