@@ -267,3 +267,13 @@ async def test_the_readers_pace_travels_to_the_scheduler(engine: LocalEngine, tr
     assert arrived.prompt_tokens == len(Tokenizer.load().prompt("Once"))
     with pytest.raises(InvalidRequest, match="reader_tps"):
         GenerateRequest.parse({"prompt": "x", "reader_tps": 0})
+
+
+async def test_a_watcher_that_fails_ends_neither_streams_nor_engine() -> None:
+    with Watched() as watched:
+        stream = watched.engine.submit(request_of(0, max_tokens=50))
+        unwatch = watched.engine.watch(lambda _: [][1])
+        whole(await collect(stream))
+        unwatch()
+        assert await answers(watched.engine, [request_of(1)])
+        assert watched.engine._core.watchers == [watched.records.append]

@@ -291,6 +291,39 @@ def test_who_watches_in_the_middle_is_told_who_is_here_and_what_they_do() -> Non
     assert isinstance(late[-1], Iteration)
 
 
+def test_a_watcher_that_leaves_or_fails_hides_nothing_from_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(Limits(1000, 1))
+    stage.core.watchers.clear()
+    told: list[Record] = []
+
+    def leaves(record: Record) -> None:
+        stage.core.unwatch(leaves)
+
+    def fails(record: Record) -> None:
+        raise RuntimeError("this view is broken")
+
+    for watcher in (leaves, fails, told.append):
+        stage.core.watch(watcher)
+    stage.play((stage.add([3] * 4), 4))
+    assert [type(record) for record in told] == [Arrived, Moved, Moved, Iteration]
+    assert stage.core.watchers == [told.append]
+    assert "this view is broken" in caplog.text
+
+
+def test_a_watcher_can_leave_while_it_is_told_who_is_here() -> None:
+    stage = Stage(Limits(1000, 1))
+    stage.add([3])
+    told: list[Record] = []
+
+    def once(record: Record) -> None:
+        told.append(record)
+        stage.core.unwatch(once)
+
+    stage.core.watch(once)
+    stage.add([4])
+    assert [type(record) for record in told] == [Arrived]
+
+
 def test_a_swap_that_nobody_computes_beside_is_told_with_the_next_iteration() -> None:
     stage = Stage(Limits(1000, 1, preemption="swap"))
     one, other = stage.add([3] * 10), stage.add([4] * 3)

@@ -144,7 +144,8 @@ class BatchedEngine:
         )
         self._threads = THREADS(threads)
         self._inbox: deque[StreamedSequence] = deque()
-        self._joining: deque[Watcher] = deque()
+        self._joining: list[Watcher] = []
+        self._watching = threading.Lock()
         self._closed = False
         self._changed = threading.Event()
         self.look = self._changed.set
@@ -179,16 +180,17 @@ class BatchedEngine:
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Have every record of `labkit.engine.trace` from now on; returns what ends it.
 
-        The watcher is called in the engine's thread and must return at once.
+        The watcher is called in the engine's thread and must return at once. One that raises is told no more,
+        and what it raised is logged.
         """
         self._joining.append(watcher)
         self.look()
         return partial(self._unwatch, watcher)
 
     def _unwatch(self, watcher: Watcher) -> None:
-        for watchers in (self._joining, self._core.watchers):
-            with suppress(ValueError):
-                watchers.remove(watcher)
+        with self._watching, suppress(ValueError):
+            self._joining.remove(watcher)
+        self._core.unwatch(watcher)
 
     def close(self) -> None:
         self._closed = True
@@ -211,8 +213,7 @@ class BatchedEngine:
 
     def _iterate(self) -> None:
         self._changed.clear()
-        while self._joining:
-            self._core.watch(self._joining.popleft())
+        self._welcome()
         while self._inbox:
             self._core.add(self._inbox.popleft())
         next_s = self._look_after_streams(time.monotonic())
@@ -222,6 +223,15 @@ class BatchedEngine:
         elif not plan.evict:
             rest_s = min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
             self._changed.wait(None if math.isinf(rest_s) else rest_s)
+
+    def _welcome(self) -> None:
+        """Tell those who want to watch from now on who is here."""
+        with self._watching:  # nobody is between the two lists when another thread looks for him
+            new = [watcher for watcher in self._joining if watcher not in self._core.watchers]
+            self._joining.clear()
+            self._core.watchers += new
+        for watcher in new:
+            self._core.introduce(watcher)
 
     def _look_after_streams(self, now_s: float) -> float:
         """Drop who is not wanted, mark who may compute; returns how long until the next one is due."""

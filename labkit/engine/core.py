@@ -5,9 +5,11 @@ simulator one that moves a clock of its own by what the computing would cost. No
 runs.
 """
 
+import logging
 from bisect import insort
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -43,6 +45,9 @@ def counts(work: Many[Work]) -> Counts:
         else:
             prefill += tokens
     return Counts(prefill, decodes, attended)
+
+
+_log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -104,13 +109,21 @@ class Core:
 
     def watch(self, watcher: trace.Watcher) -> None:
         """Tell every record to `watcher` from now on, and first who is here, as if they came just now."""
-        if watcher in self.watchers:
-            return
+        if watcher not in self.watchers:
+            self.watchers.append(watcher)
+            self.introduce(watcher)
+
+    def unwatch(self, watcher: trace.Watcher) -> None:
+        """Tell it no more; any thread may say so, the watcher itself too."""
+        with suppress(ValueError):
+            self.watchers.remove(watcher)
+
+    def introduce(self, watcher: trace.Watcher) -> None:
+        """Tell one of the watchers who is here, as if they came just now."""
         now_s = self.clock()
         for sequence in sorted((*self.running, *self.waiting), key=attrgetter("number")):
-            watcher(msgspec.structs.replace(_record_of(sequence), at_s=now_s))
-            watcher(trace.Moved(now_s, sequence.number, sequence.state))
-        self.watchers.append(watcher)
+            self._tell_one(watcher, msgspec.structs.replace(_record_of(sequence), at_s=now_s))
+            self._tell_one(watcher, trace.Moved(now_s, sequence.number, sequence.state))
 
     def add(self, sequence: Sequence) -> None:
         """A request has come."""
@@ -247,8 +260,17 @@ class Core:
             self._tell(trace.Moved(now_s, sequence.number, state))
 
     def _tell(self, record: trace.Record) -> None:
-        for watcher in self.watchers:
+        for watcher in tuple(self.watchers):  # one that leaves meanwhile must not hide the next
+            self._tell_one(watcher, record)
+
+    def _tell_one(self, watcher: trace.Watcher, record: trace.Record) -> None:
+        if watcher not in self.watchers:
+            return
+        try:
             watcher(record)
+        except Exception:  # what goes wrong in a view ends the view and not the answers
+            _log.exception("a watcher of the scheduler failed and is told no more")
+            self.unwatch(watcher)
 
 
 def _record_of(sequence: Sequence) -> trace.Arrived:
