@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence as Many
 from dataclasses import replace
+from typing import Any
 
-from labkit.engine.scheduler import BLOCK, Estimates, Filling, Limits, Plan, Situation, blocks
+import pytest
+
+from labkit.engine.scheduler import BLOCK, Estimates, Filling, Limits, Plan, Situation, blocks, check
 from labkit.engine.sequence import Sequence
 
 
@@ -94,3 +97,50 @@ def test_who_is_out_already_takes_what_is_left_to_bring_it_back() -> None:
     evicted.computed, swapped.swapped = 0, True
     known = replace(situation(waiting=[evicted, swapped]), estimates=Estimates(1.0, 0.5, 0.125))
     assert (known.restore_s(evicted), known.restore_s(swapped)) == (11 * 0.5, 10 * 0.125)
+
+
+ONE, OTHER, NEW, FOREIGN = holding(BLOCK), holding(BLOCK), Sequence("", [1] * 20, 5, 0.0), holding(BLOCK)
+STALLED = holding(BLOCK, stalled=True)
+TIGHT = {"memory": "optimistic", "kv_tokens": 4 * BLOCK}
+
+
+@pytest.mark.parametrize(
+    ("plan", "limits", "said"),
+    [
+        (Plan([(ONE, 1), (ONE, 1)]), {}, "names a sequence twice"),
+        (Plan(evict=[ONE, ONE]), {}, "names a sequence twice"),
+        (Plan(evict=[NEW]), {}, "evicts a sequence that holds no KV"),
+        (Plan([(FOREIGN, 1)]), {}, "not here"),
+        (Plan([(STALLED, 1)]), {}, "not ready"),
+        (Plan([(ONE, 0)]), {}, "gives 0 tokens to a sequence that has 1 pending"),
+        (Plan([(NEW, 21)]), {}, "gives 21 tokens to a sequence that has 20 pending"),
+        (
+            Plan([(ONE, 1), (NEW, 20)]),
+            {"budget": 20},
+            "computes 21 tokens in one iteration: the budget is 20",
+        ),
+        (Plan([(NEW, 20)]), {"seqs": 3}, "lets 4 sequences hold KV: seqs is 3"),
+        (Plan([(NEW, 20)]), {"kv_tokens": 15 * BLOCK}, "takes 272 tokens of KV: kv_tokens is 240"),
+        (Plan([(ONE, 1), (OTHER, 1)]), TIGHT, "takes 80 tokens of KV: kv_tokens is 64"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(plan: Plan, limits: dict[str, Any], said: str) -> None:
+    known = situation([ONE, OTHER, STALLED], [NEW], replace(Limits(100 * BLOCK, 8), **limits))
+    with pytest.raises(ValueError, match=f"policy 'mine' .*{said}"):
+        check(plan, known, "mine")
+
+
+@pytest.mark.parametrize(
+    ("plan", "limits"),
+    [
+        (Plan([(ONE, 1), (OTHER, 1), (NEW, 20)]), {"budget": 22}),
+        (Plan([(ONE, 1)]), {"budget": 1}),  # fewer than decode: the others wait
+        (Plan([(NEW, 20)], [STALLED]), {"seqs": 3}),
+        (Plan([(ONE, 1)], [OTHER]), TIGHT),
+        # lowered limits: what is there already may stay
+        (Plan(), {"kv_tokens": BLOCK, "seqs": 1}),
+        (Plan([(ONE, 1)]), {"kv_tokens": BLOCK, "seqs": 1}),
+    ],
+)
+def test_a_plan_within_the_limits_is_not_refused(plan: Plan, limits: dict[str, Any]) -> None:
+    check(plan, situation([ONE, OTHER, STALLED], [NEW], replace(Limits(100 * BLOCK, 8), **limits)), "mine")

@@ -184,6 +184,17 @@ def test_a_policy_that_lets_nobody_in_is_an_error() -> None:
         simulate([job(0, 1, 1), job(3, 1, 1)], Closed(), ROOMY, COST)
 
 
+def test_a_policy_that_wants_more_than_there_is_is_an_error() -> None:
+    class Greedy(Fcfs):
+        name = "greedy"
+
+        def plan(self, situation: Situation) -> Plan:
+            return Plan([(s, s.pending) for s in (*situation.running, *situation.waiting)])
+
+    with pytest.raises(ValueError, match="'greedy' lets 12 sequences hold KV: seqs is 4"):
+        simulate(CROWD, Greedy(), Limits(64 * 1024, 4), COST)
+
+
 class Together:
     """A watcher that holds the engine in its first iteration until all others have been submitted."""
 

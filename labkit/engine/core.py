@@ -17,7 +17,7 @@ import msgspec
 
 from labkit.engine import trace
 from labkit.engine.prefix import PrefixIndex
-from labkit.engine.scheduler import BLOCK, Estimates, Limits, Plan, Policy, Situation, blocks
+from labkit.engine.scheduler import BLOCK, Estimates, Limits, Plan, Policy, Situation, blocks, check
 from labkit.engine.sequence import Sequence
 
 Work = tuple[Sequence, int]
@@ -140,9 +140,15 @@ class Core:
         self._move(sequence, "finished" if sequence.finished else "dropped", self.clock())
 
     def iterate(self) -> Plan:
-        """Run one iteration; where the plan that it returns has nobody in `run`, nothing was computed."""
+        """Run one iteration; where the plan that it returns has nobody in `run`, nothing was computed.
+
+        Raises:
+            ValueError: the policy's plan is none that can be carried out within the limits.
+        """
         began_s = self.clock()
-        plan = self.policy.plan(Situation(began_s, self.running, self.waiting, self.limits, self.estimates))
+        situation = Situation(began_s, self.running, self.waiting, self.limits, self.estimates)
+        plan = self.policy.plan(situation)
+        check(plan, situation, self.policy.name)
         for sequence in plan.evict:
             self._evict(sequence, began_s)
         work = [(sequence, self._admitted(sequence, tokens)) for sequence, tokens in plan.run]

@@ -105,6 +105,59 @@ def room_for(sequence: Sequence, tokens: int, limits: Limits) -> int:
     return blocks(max(tokens, sequence.longest) if limits.memory == "reserve" else tokens)
 
 
+def check(plan: Plan, situation: Situation, policy: str) -> None:
+    """Refuse a plan that the core cannot carry out, or not within the limits; cheap enough for every one.
+
+    Where a limit was lowered there may be too much already, but never more.
+
+    Raises:
+        ValueError: it says which policy wants what.
+    """
+    problem = _unplayable(plan, situation) or _beyond_limits(plan, situation)
+    if problem:
+        raise ValueError(f"policy {policy!r} {problem}")
+
+
+def _unplayable(plan: Plan, situation: Situation) -> str | None:
+    holding = set(situation.running)
+    if len(set(plan.evict)) < len(plan.evict) or len(dict(plan.run)) < len(plan.run):
+        return "names a sequence twice"
+    if not holding.issuperset(plan.evict):
+        return "evicts a sequence that holds no KV"
+    for sequence, tokens in plan.run:
+        if sequence not in holding and sequence not in situation.waiting:
+            return "runs a sequence that is not here"
+        if not sequence.ready:
+            return "runs a sequence that is not ready"
+        if not 1 <= tokens <= sequence.pending:
+            return f"gives {tokens} tokens to a sequence that has {sequence.pending} pending"
+    return None
+
+
+def _beyond_limits(plan: Plan, situation: Situation) -> str | None:
+    limits, granted = situation.limits, dict(plan.run)
+    tokens = sum(granted.values())
+    if tokens > (limits.budget or NO_LIMIT):
+        return f"computes {tokens} tokens in one iteration: the budget is {limits.budget}"
+    staying = set(situation.running).difference(plan.evict)
+    coming = granted.keys() - staying
+    seqs = len(staying) + len(coming)
+    if seqs > max(limits.seqs, len(situation.running)):
+        return f"lets {seqs} sequences hold KV: seqs is {limits.seqs}"
+    if limits.memory == "reserve" and not coming:
+        return None  # who is here has had room for all of its text from the beginning
+    kv_tokens = sum(room_for(s, s.computed + granted.get(s, 0), limits) for s in staying)
+    # who comes in may find all of its text in the prefix cache
+    kv_tokens += sum(room_for(s, len(s.tokens), limits) for s in coming)
+    if kv_tokens > limits.kv_tokens and kv_tokens > _held(situation):
+        return f"takes {kv_tokens} tokens of KV: kv_tokens is {limits.kv_tokens}"
+    return None
+
+
+def _held(situation: Situation) -> int:
+    return sum(room_for(sequence, sequence.computed, situation.limits) for sequence in situation.running)
+
+
 class Filling:
     """Fills one iteration with one sequence after the other, as far as budget, seats and memory go."""
 
