@@ -262,7 +262,8 @@ def application(service: Service, title: str) -> FastAPI:
         app.add_exception_handler(kind, handler)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return service.health()
+    async def health() -> JSONResponse:
+        told = service.health()
+        return JSONResponse(told, 503 if told["status"] == "failed" else 200)
 
     return app

@@ -65,8 +65,11 @@ class Service:
         return delivery
 
     def health(self) -> dict[str, str | int]:
+        """`status` is `ok` or `stopping`, or `failed` where the engine answers no more: `reason` says why."""
+        reason = self.engine.failed
         return {
-            "status": "stopping" if self.stopping else "ok",
+            "status": "stopping" if self.stopping else "failed" if reason is not None else "ok",
+            **({} if reason is None else {"reason": reason}),
             "engine": self.engine.name,
             "flush": str(self.flush),
             "open_streams": self.open_streams,

@@ -1,7 +1,7 @@
 """gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
 
 from collections.abc import AsyncIterator
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
@@ -38,6 +38,20 @@ def create(service: Service) -> "GrpcListener":
     return GrpcListener(service)
 
 
+class Health(health.aio.HealthServicer):
+    """Says that it serves while the engine does, and looks whenever it is asked."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self._service = service
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:
+        if self._service.engine.failed is not None:
+            for name in ("", SERVICE):
+                await self.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        return await super().Check(request, context)
+
+
 class GrpcListener:
     """Runs the service on the running loop."""
 
@@ -45,7 +59,7 @@ class GrpcListener:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._health = health.aio.HealthServicer()
+        self._health = Health(service)
         self._server = aio.server(options=OPTIONS)
         handler = grpc.unary_stream_rpc_method_handler(
             self._generate,

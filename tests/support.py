@@ -55,6 +55,7 @@ class ByHand:
     """An engine whose streams the test fills itself."""
 
     name = "by hand"
+    failed: str | None = None
 
     def __init__(self) -> None:
         self.streams: list[TokenStream] = []

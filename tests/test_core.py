@@ -217,7 +217,10 @@ def test_what_leaves_while_it_waits_is_forgotten() -> None:
     stage.play((one, 10))
     stage.play(evict=[one])
     assert one in stage.runner.store
-    stage.core.drop(one)
+    ended: list[tuple[str, str]] = []
+    one.end = lambda *why: ended.append(why)  # type: ignore[method-assign]
+    stage.core.drop(one, "overloaded", "too late")
+    assert ended == [("overloaded", "too late")]
     assert (stage.runner.store, stage.core.waiting) == ({}, [])
     assert stage.records[-1] == Moved(stage.runner.now_s, one.number, "dropped")
 

@@ -3,15 +3,19 @@
 import asyncio
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import until
 
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
+from labkit.engine.trace import Moved, Record
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
+from labkit.service import Service
 from labkit.stream import HIGH_WATER, TokenStream
 
 
@@ -109,6 +113,8 @@ async def test_closing_a_stream_stops_its_work_within_a_step(engine: LocalEngine
 
 
 async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -> None:
+    records: list[Record] = []
+    unwatch = engine.watch(records.append)
     broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sound = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
     sequence = next(s for s in [*engine._inbox, *engine._sequences()] if s.stream is broken)
@@ -117,6 +123,10 @@ async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -
     assert isinstance(broken_events[-1], Failed)
     assert broken_events[-1].code == "engine_failed"
     assert isinstance(sound_events[-1], Finished)
+    await until(lambda: not engine._sequences(), "both are told to be gone")
+    unwatch()
+    ends = {r.request: r.state for r in records if isinstance(r, Moved)}
+    assert sorted(ends.values()) == ["dropped", "finished"]
 
 
 async def test_the_pace_holds_the_model_back() -> None:
@@ -127,14 +137,16 @@ async def test_the_pace_holds_the_model_back() -> None:
     engine.close()
 
 
-async def test_closing_the_engine_ends_its_streams_and_its_thread() -> None:
+async def test_closing_the_engine_ends_its_streams_and_its_thread_and_frees_its_memory() -> None:
     engine = LocalEngine(interval_ms=50)
+    runner = weakref.ref(engine._core.runner)
     stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
     await anext(stream)
     await asyncio.to_thread(engine.close)
     *_, last = await collect(stream)
     assert isinstance(last, Failed)
     assert engine._thread not in threading.enumerate()
+    assert (engine._core.running, engine._core.waiting, runner()) == ([], [], None)
     with pytest.raises(EngineFailed):
         engine.submit(GenerateRequest(prompt="Once"))
 
@@ -148,8 +160,21 @@ async def test_a_policy_that_breaks_ends_every_stream_and_says_so(monkeypatch: p
     *_, last = await collect(stream)
     assert isinstance(last, Failed)
     assert "ZeroDivisionError" in last.message
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailed, match="ZeroDivisionError"):
         engine.submit(GenerateRequest(prompt="Once"))
+    health = Service(engine).health()
+    assert (health["status"], health["reason"]) == ("failed", last.message)
+
+
+async def test_who_is_dropped_by_the_scheduler_is_told_why() -> None:
+    engine = LocalEngine(interval_ms=50)
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
+    await anext(stream)
+    (sequence,) = engine._sequences()
+    sequence.end("overloaded", "it waited too long")
+    *_, last = await collect(stream)
+    assert isinstance(last, Failed) and (last.code, last.message) == ("overloaded", "it waited too long")
+    engine.close()
 
 
 @pytest.mark.parametrize("knobs", [{"speed": 1}, {"interval_ms": float("inf")}, {"interval_ms": "soon"}])

@@ -208,6 +208,7 @@ async def test_death_in_the_middle_fails_the_streams_and_later_requests(
 async def test_death_while_nobody_reads_fails_the_next_request(endless: IsolatedEngine) -> None:
     os.kill(endless.pid, signal.SIGKILL)
     endless._process.wait(PATIENCE_S)
+    assert endless.failed and "make the engine again" in endless.failed
     with pytest.raises(EngineFailed, match="make the engine again"):
         endless.submit(request(3))
 

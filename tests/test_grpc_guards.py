@@ -15,6 +15,7 @@ from labkit.proto import inference_pb2 as pb
 from labkit.threaded import ThreadServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Call = Any
 
 
@@ -74,6 +75,17 @@ async def test_health_service_says_serving(channel: aio.Channel, service: str) -
     assert reply.status == SERVING
 
 
+async def test_health_service_says_that_the_engine_answers_no_more(
+    engine: Watched, channel: aio.Channel
+) -> None:
+    watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == SERVING
+    engine.close()
+    reply = await health_stub(channel).Check(health_pb2.HealthCheckRequest(service=""))
+    assert reply.status == NOT_SERVING
+    assert (await asyncio.wait_for(watch.read(), 5)).status == NOT_SERVING
+
+
 async def test_health_of_an_unknown_service(channel: aio.Channel) -> None:
     with pytest.raises(aio.AioRpcError) as error:
         await health_stub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
@@ -86,7 +98,7 @@ async def test_health_watch_says_goodbye_when_the_server_stops(
     watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await watch.read()).status == SERVING
     stopping = asyncio.create_task(asyncio.to_thread(server.stop))
-    assert (await asyncio.wait_for(watch.read(), 5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await asyncio.wait_for(watch.read(), 5)).status == NOT_SERVING
     await stopping
 
 

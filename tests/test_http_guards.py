@@ -77,6 +77,16 @@ async def test_health(server: ThreadServer) -> None:
     assert response.json() == {"status": "ok", "engine": "scripted", "flush": "token", "open_streams": 0}
 
 
+@pytest.mark.parametrize("interface", HTTP_BORNE)
+async def test_health_says_that_the_engine_answers_no_more(interface: str) -> None:
+    with thread_server(interface, Watched()) as running:
+        running.service.engine.close()
+        async with http(running) as client:
+            response = await client.get("/health")
+    assert response.status_code == 503
+    assert (response.json()["status"], response.json()["reason"]) == ("failed", "the engine is closed")
+
+
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]", ""],

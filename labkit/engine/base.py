@@ -15,6 +15,10 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def failed(self) -> str | None:
+        """Why it answers no more: it is closed, or has broken. None while it does."""
+
     def submit(self, request: GenerateRequest) -> TokenStream:
         """Begin to answer, on the caller's running loop; closing the stream stops the work.
 

@@ -66,6 +66,9 @@ class StreamedSequence(SampledSequence):
     def begin(self) -> None:
         self.stream.started(self.engine.name, self.prompt_tokens)
 
+    def end(self, code: str, message: str) -> None:
+        self.stream.fail(code, message)
+
     def push(self, token: int, now_s: float) -> None:
         """Hand one token over, and the end if it is the last; what goes wrong ends this sequence alone."""
         super().push(token, now_s)
@@ -73,7 +76,7 @@ class StreamedSequence(SampledSequence):
             self._emit(token, int(now_s * 1e9))
         except Exception as error:
             self.stream.fail("engine_failed", f"{type(error).__name__}: {error}")
-            self.finished = True
+            self.finished = False  # nobody wants its stream now, so the engine drops it
         # One that lags behind its pace goes on from now and does not catch up in a burst.
         self.due_s = max((self.due_s or now_s) + self.engine.interval_ms / 1e3, now_s)
 
@@ -121,6 +124,7 @@ class BatchedEngine:
         threads: int,
     ) -> None:
         self.name = name
+        self.failed: str | None = None
         self.vocabulary = vocabulary
         self.context = context
         self.interval_ms = 0.0
@@ -146,23 +150,22 @@ class BatchedEngine:
         self._inbox: deque[StreamedSequence] = deque()
         self._joining: list[Watcher] = []
         self._watching = threading.Lock()
-        self._closed = False
         self._changed = threading.Event()
         self.look = self._changed.set
         self._thread = threading.Thread(target=self._loop, name="labkit-engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: GenerateRequest) -> TokenStream:
-        if self._closed:
-            raise EngineFailed("the engine is closed")
+        if self.failed is not None:
+            raise EngineFailed(self.failed)
         prompt = self.vocabulary.prompt(request.prompt)
         if len(prompt) >= self.context:
             raise InvalidRequest(f"prompt: {len(prompt)} tokens; the model's context is {self.context}")
         sequence = StreamedSequence(request, prompt, self)
         self._inbox.append(sequence)
         self.look()
-        if self._closed:  # just now: the thread may have looked for the last time
-            sequence.stream.fail("engine_failed", "the engine was closed")
+        if self.failed is not None:  # just now: the thread may have looked for the last time
+            sequence.end("engine_failed", self.failed)
         return sequence.stream
 
     def tune(self, **knobs: Any) -> None:
@@ -193,23 +196,23 @@ class BatchedEngine:
         self._core.unwatch(watcher)
 
     def close(self) -> None:
-        self._closed = True
+        self.failed = self.failed or "the engine is closed"
         self.look()
         self._thread.join(timeout=2.0)
 
     def _loop(self) -> None:
         torch.set_num_threads(self._threads)
-        why = "the engine was closed"
         try:
-            while not self._closed:
+            while self.failed is None:
                 self._iterate()
         except Exception as error:
-            why = f"the engine stopped: {type(error).__name__}: {error}"
+            self.failed = f"the engine stopped: {type(error).__name__}: {error}"
             raise
         finally:
-            self._closed = True
             for sequence in [*self._sequences(), *self._inbox]:
-                sequence.stream.fail("engine_failed", why)
+                sequence.end("engine_failed", self.failed or "the engine stopped")
+            self._inbox.clear()
+            self._core.close()
 
     def _iterate(self) -> None:
         self._changed.clear()

@@ -134,10 +134,17 @@ class Core:
             self._tell(_record_of(sequence))
             self._tell(trace.Moved(sequence.arrival_s, sequence.number, "waiting"))
 
-    def drop(self, sequence: Sequence) -> None:
-        """A request's reader has left, or it has failed: what it holds is free from now on."""
+    def drop(self, sequence: Sequence, code: str = "engine_failed", message: str = "it was dropped") -> None:
+        """End a request before its last token, since its reader has left, say; what it holds is free."""
+        sequence.end(code, message)
         self._remove(sequence)
         self._move(sequence, "finished" if sequence.finished else "dropped", self.clock())
+
+    def close(self) -> None:
+        """Let go of everybody, and of the runner with its memory; nothing can be computed after that."""
+        self.running.clear()
+        self.waiting.clear()
+        del self.runner
 
     def iterate(self) -> Plan:
         """Run one iteration; where the plan that it returns has nobody in `run`, nothing was computed.
@@ -243,7 +250,7 @@ class Core:
         sequence.slot = None
 
     def _estimate(self, took_s: float, prefill: int) -> None:
-        """Learn from an iteration, but not from one that both read and moved: which took how long is unknown."""
+        """Learn from an iteration, but not from one that both read and moved: which of them took how long?"""
         known, moved = self.estimates, self._moved_tokens
         more_s = max(0.0, took_s - known.step_s)
         if not prefill and not moved:

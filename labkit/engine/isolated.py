@@ -64,11 +64,10 @@ class IsolatedEngine(RelayedEngine):
     def pid(self) -> int:
         return self._process.pid
 
-    def submit(self, request: GenerateRequest) -> TokenStream:
+    @property
+    def failed(self) -> str | None:
         self._lost = self._lost or self._process.poll() is not None
-        if self._lost and not self._closed:
-            raise EngineFailed(self._silent())
-        return super().submit(request)
+        return super().failed or (self._silent() if self._lost else None)
 
     def tune(self, **knobs: Any) -> None:
         """As `Engine.tune`; the knobs are those of the engine in the subprocess.

@@ -63,9 +63,13 @@ class RelayedEngine(ABC):
         `LabkitError` ends the stream in a `Failed` of its code, any other exception in `engine_failed`.
         """
 
+    @property
+    def failed(self) -> str | None:
+        return "the engine is closed" if self._closed else None
+
     def submit(self, request: GenerateRequest) -> TokenStream:
-        if self._closed:
-            raise EngineFailed("the engine is closed")
+        if self.failed is not None:
+            raise EngineFailed(self.failed)
         stream = RelayedStream(request)
         stream.task = task = asyncio.get_running_loop().create_task(self._run(request, stream))
         self._tasks[task] = stream

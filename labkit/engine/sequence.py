@@ -68,6 +68,9 @@ class Sequence:
     def begin(self) -> None:
         """It computes for the first time."""
 
+    def end(self, code: str, message: str) -> None:
+        """It is dropped before its last token, for this reason."""
+
     def push(self, token: int, now_s: float) -> None:
         """One more token was chosen; sets `finished` with the last."""
         self.tokens.append(token)

@@ -37,10 +37,10 @@ class Iteration(msgspec.Struct, tag="iteration", tag_field="type", frozen=True):
     """One pass of the model over everybody who computes.
 
     `prefill` and `decodes` count tokens computed, `attended` the keys that all of them looked at (what
-    attention costs), `swapped` the tokens whose KV was moved in or out since the one before. `kv_tokens` are held after it,
-    `running` and `waiting` count requests with and without KV, `emitted` are those that got a token, at
-    `end_s`. `cached` are tokens that it would have computed for those who came in, had the prefix cache not
-    had them.
+    attention costs), `swapped` the tokens whose KV was moved in or out since the one before. `kv_tokens` are
+    held after it, `running` and `waiting` count requests with and without KV, `emitted` are those that got a
+    token, at `end_s`. `cached` counts tokens of those who came in that the prefix cache had and that need not
+    be computed.
     """
 
     start_s: float

@@ -64,8 +64,8 @@ def simulate(
 
     Raises:
         InvalidRequest: there is no such policy.
-        ValueError: a job does not fit into `limits.kv_tokens`, the policy leaves jobs waiting for ever, or wants
-            what cannot be or is beyond the limits.
+        ValueError: a job does not fit into `limits.kv_tokens`, or the policy leaves jobs waiting for ever or
+            plans what it may not.
     """
     _check(jobs, limits)
     runner = SimulatedRunner(cost)
