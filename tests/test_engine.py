@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import until
+from support import PATIENCE_S, until
 
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
@@ -134,6 +134,28 @@ async def test_the_pace_holds_the_model_back() -> None:
     begin = time.monotonic()
     await collect(engine.submit(GenerateRequest(prompt="Once", max_tokens=11, ignore_eos=True)))
     assert time.monotonic() - begin >= 0.2
+    engine.close()
+
+
+async def test_a_slow_pace_can_be_undone() -> None:
+    engine = LocalEngine(interval_ms=3_600_000)
+    stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=5, ignore_eos=True))
+    await until(lambda: stream.produced == 1, "the first token comes")
+    engine.tune(interval_ms=0)
+    *_, last = await asyncio.wait_for(collect(stream), PATIENCE_S)
+    assert isinstance(last, Finished)
+    engine.close()
+
+
+async def test_turning_a_knob_wakes_the_engine() -> None:
+    engine = LocalEngine(policy="static", seqs=2)
+    stalled = engine.submit(GenerateRequest(prompt="Once", max_tokens=300, ignore_eos=True))
+    await until(lambda: stalled.produced >= HIGH_WATER - 1, "its reader has stalled")
+    other = engine.submit(GenerateRequest(prompt="Once", max_tokens=5, ignore_eos=True))
+    await until(lambda: not engine._changed.is_set() and not engine._inbox, "the engine rests")
+    engine.tune(policy="fcfs")
+    *_, last = await asyncio.wait_for(collect(other), PATIENCE_S)
+    assert isinstance(last, Finished)
     engine.close()
 
 

@@ -61,7 +61,12 @@ class StreamedSequence(SampledSequence):
         self.sampler = Sampler(request.temperature, request.top_k, request.top_p, request.seed)
         self.text = Detokenizer(engine.vocabulary, request.stop)
         self.stream = TokenStream(self.name, stamped=request.stamps, on_room=engine.look)
-        self.due_s = 0.0
+        self._since_s = -math.inf  # from when on the pace counts: the last token came then, or was due
+
+    @property
+    def due_s(self) -> float:
+        """When the next token may come, at the pace of now."""
+        return self._since_s + self.engine.interval_ms / 1e3
 
     def begin(self) -> None:
         self.stream.started(self.engine.name, self.prompt_tokens)
@@ -78,7 +83,8 @@ class StreamedSequence(SampledSequence):
             self.stream.fail("engine_failed", f"{type(error).__name__}: {error}")
             self.finished = False  # nobody wants its stream now, so the engine drops it
         # One that lags behind its pace goes on from now and does not catch up in a burst.
-        self.due_s = max((self.due_s or now_s) + self.engine.interval_ms / 1e3, now_s)
+        since_s = max(self.due_s, now_s - self.engine.interval_ms / 1e3)
+        self._since_s = now_s if self.generated == 1 else min(since_s, now_s)
 
     def _emit(self, token: int, sampled_ns: int) -> None:
         ended = token in self.engine.vocabulary.eos_ids and not self.request.ignore_eos
@@ -137,6 +143,9 @@ class BatchedEngine:
             "memory": of_type("memory", Memory),
             "preemption": of_type("preemption", Preemption),
         }
+        self._turning = threading.Lock()
+        self._changed = threading.Event()
+        self.look = self._changed.set
         limits = Limits(kv_tokens or room, seqs)
         self._core = Core(runner, create_policy(policy), limits, time.monotonic, prefix_cache)
         self.tune(
@@ -150,8 +159,6 @@ class BatchedEngine:
         self._inbox: deque[StreamedSequence] = deque()
         self._joining: list[Watcher] = []
         self._watching = threading.Lock()
-        self._changed = threading.Event()
-        self.look = self._changed.set
         self._thread = threading.Thread(target=self._loop, name="labkit-engine", daemon=True)
         self._thread.start()
 
@@ -171,9 +178,11 @@ class BatchedEngine:
     def tune(self, **knobs: Any) -> None:
         """Turn `interval_ms`, `policy`, `budget`, `kv_tokens`, `memory` or `preemption` while streams run."""
         values = checked(self, self._knobs, knobs)
-        self.interval_ms = values.pop("interval_ms", self.interval_ms)
-        self._core.policy = values.pop("policy", self._core.policy)
-        self._core.limits = replace(self._core.limits, **values)
+        with self._turning:
+            self.interval_ms = values.pop("interval_ms", self.interval_ms)
+            self._core.policy = values.pop("policy", self._core.policy)
+            self._core.limits = replace(self._core.limits, **values)
+        self.look()
 
     @property
     def kv_limit(self) -> int:
@@ -247,7 +256,7 @@ class BatchedEngine:
             sequence.stalled = not stream.writable
             sequence.ready = not sequence.stalled and sequence.due_s <= now_s
             if not sequence.ready and not sequence.stalled:
-                next_s = min(next_s, sequence.due_s - now_s)
+                next_s = min(next_s, max(0.0, sequence.due_s - now_s))
         return next_s
 
     def _sequences(self) -> list[StreamedSequence]:
