@@ -144,12 +144,13 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
     await until(lambda: isinstance(stream.pop(), Started), "it has begun")
     assert await settled(lambda: stream.produced) == 0
     endless.tune(interval_ms=0)
+    *_, last = await asyncio.wait_for(collect(stream), PATIENCE_S)  # what waits for the old pace goes on
+    assert isinstance(last, Finished)
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
     with pytest.raises(InvalidRequest, match="no knob 'speed': it has interval_ms"):
         endless.tune(speed=3)
     with pytest.raises(InvalidRequest, match="interval_ms"):
         endless.tune(interval_ms=-1)
-    stream.close()
 
 
 async def test_what_the_engine_inside_refuses_or_breaks_keeps_its_code() -> None:

@@ -222,7 +222,7 @@ class OpenAIEngine(RelayedEngine):
             _log.debug("%s counts %s, in %d chunks", self.url, chunk.usage, stream.produced)
         for choice in chunk.choices or ():
             if choice.content:
-                await stream.ready(self.interval_ms)
+                await stream.ready()
                 stream.token(choice.content, read_ns)
             if choice.finish_reason:
                 return choice.finish_reason

@@ -16,24 +16,37 @@ from labkit.stream import TokenStream
 class RelayedStream(TokenStream):
     """A stream whose task can wait for its reader, and is cancelled when the reader wants no more."""
 
-    def __init__(self, request: GenerateRequest) -> None:
+    def __init__(self, request: GenerateRequest, engine: "RelayedEngine") -> None:
         super().__init__(request.request_id or "", stamped=request.stamps, on_room=self._look)
         self.task: asyncio.Task[None] | None = None
+        self.tuned = asyncio.Event()
+        self._engine = engine
         self._room = asyncio.Event()
         self._due_s = time.monotonic()
 
-    async def ready(self, interval_ms: float = 0.0) -> None:
-        """Wait until the next token is due, `interval_ms` after the last, and there is room for it.
+    async def ready(self) -> None:
+        """Wait until the next token is due, at the engine's pace after the last, and there is room for it.
 
         A stream that lags does not catch up. To be called before the end of the stream only.
         """
-        if interval_ms > 0:
+        last_s, slept = self._due_s, 0.0
+        while (interval_ms := self._engine.interval_ms) != slept:
             now = time.monotonic()
-            self._due_s = max(self._due_s + interval_ms / 1e3, now)
-            await asyncio.sleep(self._due_s - now)
+            self._due_s = max(last_s + interval_ms / 1e3, now)
+            await self._sleep(self._due_s - now)
+            slept = interval_ms  # another by now: it was not slept to its end
         while not self.writable:
             self._room.clear()
             await self._room.wait()
+
+    async def _sleep(self, seconds: float) -> None:
+        """As `asyncio.sleep`, but only until the engine is tuned."""
+        self.tuned.clear()
+        timer = self._loop.call_later(seconds, self.tuned.set)
+        try:
+            await self.tuned.wait()
+        finally:
+            timer.cancel()
 
     def _look(self) -> None:
         self._room.set()
@@ -70,7 +83,7 @@ class RelayedEngine(ABC):
     def submit(self, request: GenerateRequest) -> TokenStream:
         if self.failed is not None:
             raise EngineFailed(self.failed)
-        stream = RelayedStream(request)
+        stream = RelayedStream(request, self)
         stream.task = task = asyncio.get_running_loop().create_task(self._run(request, stream))
         self._tasks[task] = stream
         task.add_done_callback(self._tasks.pop)
@@ -80,6 +93,9 @@ class RelayedEngine(ABC):
 
     def tune(self, **knobs: Any) -> None:
         turn(self, {"interval_ms": milliseconds}, knobs)
+        for task, stream in list(self._tasks.items()):
+            with suppress(RuntimeError):  # the loop has ended, and its readers with it
+                task.get_loop().call_soon_threadsafe(stream.tuned.set)
 
     def close(self) -> None:
         self._closed = True

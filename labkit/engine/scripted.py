@@ -28,7 +28,7 @@ class ScriptedEngine(RelayedEngine):
         stream.started(self.name, len(request.prompt.split()))
         count = min(self.tokens, request.max_tokens)
         for index in range(count):
-            await stream.ready(self.interval_ms)
+            await stream.ready()
             if index == self.fail_after:
                 raise EngineFailed(f"scripted to fail after {index} tokens")
             stream.token(SCRIPT[index % len(SCRIPT)], time.monotonic_ns())
