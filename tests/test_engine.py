@@ -1,6 +1,7 @@
 """The engine around the model: who computes when, and what a stream gets of it."""
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -173,8 +174,20 @@ async def test_closing_the_engine_ends_its_streams_and_its_thread_and_frees_its_
         engine.submit(GenerateRequest(prompt="Once"))
 
 
+async def test_an_engine_that_is_forgotten_answers_its_readers_and_goes() -> None:
+    engine = LocalEngine(interval_ms=1)
+    thread, stream = (
+        engine._thread,
+        engine.submit(GenerateRequest(prompt="Once", max_tokens=5, ignore_eos=True)),
+    )
+    del engine
+    gc.collect()
+    assert len(await collect(stream)) == 7
+    del stream
+    await until(lambda: gc.collect() >= 0 and not thread.is_alive(), "its thread ends")
+
+
 async def test_a_policy_that_breaks_ends_every_stream_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     engine = LocalEngine()
     stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
     await anext(stream)

@@ -5,9 +5,11 @@ lock within every operation, and the thread offers it once more after every step
 of the servers in the same process go on meanwhile (`labkit bench ruler` measures their lag).
 """
 
+import logging
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +36,9 @@ from labkit.stream import TokenStream
 SEQS = of_type("seqs", Annotated[int, Field(ge=1, le=1024)])
 PREFIX_CACHE = of_type("prefix_cache", Annotated[int, Field(ge=0, le=1 << 20)])
 THREADS = of_type("threads", Annotated[int, Field(ge=1, le=1024)])
+
+
+_log = logging.getLogger(__name__)
 
 
 class Vocabulary(Protocol):
@@ -145,7 +150,6 @@ class BatchedEngine:
         }
         self._turning = threading.Lock()
         self._changed = threading.Event()
-        self.look = self._changed.set
         limits = Limits(kv_tokens or room, seqs)
         self._core = Core(runner, create_policy(policy), limits, time.monotonic, prefix_cache)
         self.tune(
@@ -155,12 +159,10 @@ class BatchedEngine:
             memory=memory,
             preemption=preemption,
         )
-        self._threads = THREADS(threads)
         self._inbox: deque[StreamedSequence] = deque()
         self._joining: list[Watcher] = []
         self._watching = threading.Lock()
-        self._thread = threading.Thread(target=self._loop, name="labkit-engine", daemon=True)
-        self._thread.start()
+        self._thread = _start(self, self._changed, THREADS(threads))
 
     def submit(self, request: GenerateRequest) -> TokenStream:
         if self.failed is not None:
@@ -209,21 +211,30 @@ class BatchedEngine:
         self.look()
         self._thread.join(timeout=2.0)
 
-    def _loop(self) -> None:
-        torch.set_num_threads(self._threads)
-        try:
-            while self.failed is None:
-                self._iterate()
-        except Exception as error:
-            self.failed = f"the engine stopped: {type(error).__name__}: {error}"
-            raise
-        finally:
-            for sequence in [*self._sequences(), *self._inbox]:
-                sequence.end("engine_failed", self.failed or "the engine stopped")
-            self._inbox.clear()
-            self._core.close()
+    def look(self) -> None:
+        """Have the thread look at once whether there is something to do."""
+        self._changed.set()
 
-    def _iterate(self) -> None:
+    def work(self) -> float | None:
+        """Iterate, in the thread, until there is nothing to do; returns for how long, None for ever."""
+        while self.failed is None:
+            try:
+                if rest_s := self._iterate():
+                    return rest_s
+            except Exception as error:
+                _log.exception("engine %s", self.name)
+                self.failed = f"the engine stopped: {type(error).__name__}: {error}"
+        self._let_go(self.failed)
+        return None
+
+    def _let_go(self, why: str) -> None:
+        for sequence in [*self._sequences(), *self._inbox]:
+            sequence.end("engine_failed", why)
+        self._inbox.clear()
+        self._core.close()
+
+    def _iterate(self) -> float:
+        """Run one iteration; returns how long there is nothing to do."""
         self._changed.clear()
         self._welcome()
         while self._inbox:
@@ -232,9 +243,9 @@ class BatchedEngine:
         plan = self._core.iterate()
         if plan.run:
             time.sleep(0)  # let the servers' loops have the interpreter
-        elif not plan.evict:
-            rest_s = min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
-            self._changed.wait(None if math.isinf(rest_s) else rest_s)
+        if plan.run or plan.evict:
+            return 0.0
+        return min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
 
     def _welcome(self) -> None:
         """Tell those who want to watch from now on who is here."""
@@ -261,3 +272,18 @@ class BatchedEngine:
 
     def _sequences(self) -> list[StreamedSequence]:
         return [s for s in (*self._core.running, *self._core.waiting) if isinstance(s, StreamedSequence)]
+
+
+def _start(engine: BatchedEngine, changed: threading.Event, threads: int) -> threading.Thread:
+    """A thread that runs the engine, and ends with it also where nobody closes it but all forget it."""
+    reference = weakref.ref(engine, lambda _: changed.set())
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        while (engine := reference()) is not None and (rest_s := engine.work()) is not None:
+            del engine  # whoever reads one of its streams holds it
+            changed.wait(min(rest_s, threading.TIMEOUT_MAX))
+
+    thread = threading.Thread(target=run, name="labkit-engine", daemon=True)
+    thread.start()
+    return thread
