@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import PATIENCE_S, until
 
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
+from labkit.engine.scheduler import Limits
 from labkit.engine.trace import Moved, Record
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
@@ -157,6 +159,24 @@ async def test_turning_a_knob_wakes_the_engine() -> None:
     engine.tune(policy="fcfs")
     *_, last = await asyncio.wait_for(collect(other), PATIENCE_S)
     assert isinstance(last, Finished)
+    engine.close()
+
+
+def test_threads_that_tune_at_once_undo_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(limits: Limits, **changes: Any) -> Limits:
+        time.sleep(0.05)
+        return replace(limits, **changes)
+
+    engine = LocalEngine()
+    monkeypatch.setattr("labkit.engine.batched.replace", slow)
+    knobs: list[dict[str, Any]] = [{"budget": 7}, {"memory": "optimistic"}, {"preemption": "swap"}]
+    threads = [threading.Thread(target=engine.tune, kwargs=each) for each in knobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    limits = engine._core.limits
+    assert (limits.budget, limits.memory, limits.preemption) == (7, "optimistic", "swap")
     engine.close()
 
 

@@ -152,10 +152,10 @@ class Core:
         Raises:
             ValueError: the policy's plan is none that can be carried out within the limits.
         """
-        began_s = self.clock()
+        began_s, policy = self.clock(), self.policy  # which another thread may change
         situation = Situation(began_s, self.running, self.waiting, self.limits, self.estimates)
-        plan = self.policy.plan(situation)
-        check(plan, situation, self.policy.name)
+        plan = policy.plan(situation)
+        check(plan, situation, policy.name)
         for sequence in plan.evict:
             self._evict(sequence, began_s)
         work = [(sequence, self._admitted(sequence, tokens)) for sequence, tokens in plan.run]

@@ -92,7 +92,7 @@ class Policy(Protocol):
     name: str
 
     def plan(self, situation: Situation) -> Plan:
-        """Who computes next, within `situation.limits`."""
+        """Who computes next, within `situation.limits`; `check` says what no plan may do."""
 
 
 def blocks(tokens: int) -> int:
