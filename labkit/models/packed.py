@@ -10,7 +10,8 @@ whole columns, of which there is a copy.
 Letters for shapes: those of `labkit.models.text`, and B blocks of columns.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import gcd
 
 import torch
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from labkit.models.text import LAST_GAIN, Attend, Block, TextModel
 
 COLUMNS = 32
-Wide = tuple[Tensor, Tensor]
-"""A weight for a single row, [K, N], and the same for several, [B, K, columns]."""
+Layer = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The weights for queries, keys and values, for what attention gives, for gate and up, and for down."""
 
 
 class PackedModel:
@@ -31,14 +32,18 @@ class PackedModel:
         self.config, self.embed, self.rotation = model.config, model.embed, model.rotation
         # ‖x‖ = √W · rms(x), so that a norm is one division
         self._scale = model.config.width**0.5
-        self._layers = [self._packed(block) for block in model.blocks]
-        self._head = _wide(model.embed.weight * (LAST_GAIN * self._scale), _columns(model.config.vocab_size))
+        self._whole = [self._turned(block) for block in model.blocks]
+        self._blocks = [self._cut(*layer) for layer in self._whole]
+        self._head = _turned(model.embed.weight * (LAST_GAIN * self._scale))
+        self._head_blocks = _cut(self._head, _columns(model.config.vocab_size))
 
-    def _packed(self, block: nn.Module) -> tuple[Wide, Tensor, Wide, Tensor]:
+    def _turned(self, block: nn.Module) -> Layer:
         assert isinstance(block, Block)
-        qkv = _wide(block.qkv.weight * self._scale, self.config.head_dim)
-        gate_up = _wide(block.gate_up.weight * self._scale, _columns(self.config.hidden))
-        return qkv, _turned(block.out.weight), gate_up, _turned(block.down.weight)
+        qkv, gate_up = block.qkv.weight * self._scale, block.gate_up.weight * self._scale
+        return _turned(qkv), _turned(block.out.weight), _turned(gate_up), _turned(block.down.weight)
+
+    def _cut(self, qkv: Tensor, out: Tensor, gate_up: Tensor, down: Tensor) -> Layer:
+        return _cut(qkv, self.config.head_dim), out, _cut(gate_up, _columns(self.config.hidden)), down
 
     def __call__(self, tokens: Tensor, positions: Tensor, attends: Iterable[Attend]) -> Tensor:
         """Map token ids [T] at these positions to [T, W]; every layer writes into the same scratch."""
@@ -52,11 +57,15 @@ class PackedModel:
         rotated = x.new_empty(3, c.heads, rows, c.head_dim)
         pairs, turned, ready = _pairs(qkv.view(rotated.shape)), _pairs(rotated), rotated.permute(2, 0, 1, 3)
         (gate, up), gated = both.chunk(2), hidden.view(rows, -1, columns).transpose(0, 1)
-        for (to_qkv, out, to_both, down), attend in zip(self._layers, attends, strict=True):
-            _multiply(_unit(x, unit), to_qkv, qkv)
+        to_qkv, to_both = _product(unit, qkv), _product(unit, both)
+        layers = self._whole if rows == 1 else self._blocks
+        for (qkv_weight, out, both_weight, down), attend in zip(layers, attends, strict=True):
+            _unit(x, unit)
+            to_qkv(qkv_weight)
             torch.mul(pairs, rotation, out=turned)
             x.addmm_(attend(ready).reshape(x.shape), out)
-            _multiply(_unit(x, unit), to_both, both)
+            _unit(x, unit)
+            to_both(both_weight)
             torch.mul(F.silu(gate), up, out=gated)
             x.addmm_(hidden, down)
         return x
@@ -65,7 +74,8 @@ class PackedModel:
         """Map x [T, W] to the logits [T, V] of what follows each."""
         columns = _columns(self.config.vocab_size)
         out = x.new_empty(self.config.vocab_size // columns, len(x), columns)
-        _multiply(_unit(x, torch.empty_like(x)), self._head, out)
+        unit = _unit(x, torch.empty_like(x))
+        _product(unit, out)(self._head if len(x) == 1 else self._head_blocks)
         return out.transpose(0, 1).flatten(1)
 
 
@@ -75,21 +85,20 @@ def _columns(outputs: int) -> int:
 
 
 def _turned(weight: Tensor) -> Tensor:
+    """Lay out a weight [N, K] as whole columns, [K, N]."""
     return weight.T.contiguous()
 
 
-def _wide(weight: Tensor, columns: int) -> Wide:
-    """Lay out a weight [N, K]."""
-    return _turned(weight), weight.view(-1, columns, weight.shape[1]).transpose(1, 2).contiguous()
+def _cut(weight: Tensor, columns: int) -> Tensor:
+    """Lay out a weight [K, N] as blocks of columns, [B, K, columns]."""
+    return weight.view(len(weight), -1, columns).transpose(0, 1).contiguous()
 
 
-def _multiply(x: Tensor, weight: Wide, out: Tensor) -> None:
-    """Write x [T, K] times a weight to out [B, T, columns]."""
-    whole, blocks = weight
+def _product(x: Tensor, out: Tensor) -> Callable[[Tensor], object]:
+    """What multiplies x [T, K] by a weight into out [B, T, columns]: one row by [K, N], more by blocks."""
     if len(x) == 1:
-        torch.mm(x, whole, out=out.view(1, -1))
-    else:
-        torch.bmm(x.expand(len(blocks), -1, -1), blocks, out=out)
+        return partial(torch.mm, x, out=out.view(1, -1))
+    return partial(torch.bmm, x.expand(len(out), -1, -1), out=out)
 
 
 def _pairs(x: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class _Piece:
     slots: slice
     queries: int
     keys: int
-    mask: Tensor  # [slots, 1, queries, keys], queries padded to an even number
+    padding: int
+    mask: Tensor | None  # [slots, 1, queries + padding, keys]; None where each sees them all
 
     def read(self, kv: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Where each layer's keys and values [slots, H, keys, D] are in the pool's kv."""
@@ -139,12 +140,11 @@ class _Piece:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Mix the values for query [rows, H, D]; [rows, H, D]."""
-        if self.mask.shape[2] == 1:
+        if self.queries + self.padding == 1:
             return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, self.mask).squeeze(2)
         asked = query.view(len(keys), self.queries, *query.shape[1:]).transpose(1, 2)
-        padding = self.mask.shape[2] - self.queries
-        if padding:
-            asked = F.pad(asked, (0, 0, 0, padding))
+        if self.padding:
+            asked = F.pad(asked, (0, 0, 0, self.padding))
         mixed = F.scaled_dot_product_attention(asked, keys, values, self.mask)
         return mixed[:, :, : self.queries].transpose(1, 2).flatten(0, 1)
 
@@ -159,16 +159,21 @@ def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, rows: int) -
         ):
             after += 1
         group = parts[first:after]
-        queries = len(group[0].tokens)
-        stride = INVARIANT_STRIDE if rows > 1 else STRIDE
-        keys = min(-(-max(part.end for part in group) // stride) * stride, pool.kv.shape[4])
-        asked = positions[row : row + queries * len(group)].view(len(group), queries)
-        if rows > 1 and queries % 2:  # the sums of one query alone go in another order
-            asked = F.pad(asked, (0, 1))
-        mask = _mask(asked, keys, pool.kv)
-        span = slice(row, row + queries * len(group))
-        yield _Piece(span, slice(group[0].slot, group[-1].slot + 1), queries, keys, mask)
-        first, row = after, span.stop
+        yield _piece(group, row, positions, pool, rows)
+        row += len(group[0].tokens) * len(group)
+        first = after
+
+
+def _piece(group: Sequence[Part], row: int, positions: Tensor, pool: KVPool, rows: int) -> _Piece:
+    queries, end = len(group[0].tokens), max(part.end for part in group)
+    span, slots = slice(row, row + queries * len(group)), slice(group[0].slot, group[-1].slot + 1)
+    if rows == queries == len(group) == 1:
+        return _Piece(span, slots, queries, end, 0, None)
+    stride = INVARIANT_STRIDE if rows > 1 else STRIDE
+    keys = min(-(-end // stride) * stride, pool.kv.shape[4])
+    asked = positions[span].view(len(group), queries)
+    padding = queries % 2 if rows > 1 else 0  # the sums of one query alone go in another order
+    return _Piece(span, slots, queries, keys, padding, _mask(F.pad(asked, (0, padding)), keys, pool.kv))
 
 
 def _follows(part: Part, other: Part) -> bool:
