@@ -161,20 +161,27 @@ def lag_table(found: Ruler) -> Group:
 
 def engine_tables(found: Peers) -> Group:
     """A table for each model; below them, which peers are not here and why."""
-    headings = ["", "batch", "tokens/s of\nCPU time", "labkit is", "same\ntokens", "target"]
+    headings = [
+        "",
+        "batch",
+        "prompt +\nanswer",
+        "tokens/s of\nCPU time",
+        "labkit is",
+        "same\ntokens",
+        "target",
+    ]
     tables = [
         table(
             f"Decoding with the {model} model, {parameters / 1e6:.1f} million parameters",
             headings,
-            [_rate_row(rate) for rate in found.rates if rate.model == model],
+            [_rate_row(rate) for rate in found.rates if rate.case.model == model],
         )
         for model, parameters in found.parameters.items()
     ]
-    answers = f"{found.tokens} tokens after {found.prompt_tokens}, medians of {found.rounds}"
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     return Group(
         *tables,
-        Text(f"float32, one thread, greedy, {answers}; {versions}"),
+        Text(f"float32, one thread, greedy, medians of {found.rounds}; {versions}"),
         *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in found.skipped.items()),
     )
 
@@ -182,7 +189,16 @@ def engine_tables(found: Peers) -> Group:
 def _rate_row(rate: Rate) -> list[str]:
     ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
     target = "" if rate.target is None else f"≥ {rate.target:g}× {_met(bool(rate.met))}"
-    return [rate.peer, f"{rate.batch}", number(rate.tokens_s, 0), ratio, f"{rate.same_tokens:.1%}", target]
+    text = f"{rate.case.prompt_tokens} + {rate.case.tokens}"
+    return [
+        rate.peer,
+        f"{rate.case.batch}",
+        text,
+        number(rate.tokens_s, 0),
+        ratio,
+        f"{rate.same_tokens:.1%}",
+        target,
+    ]
 
 
 def simulator_table(found: Simulator) -> Group:

@@ -134,16 +134,22 @@ def test_peers_choose_the_same_tokens_from_the_same_weights(monkeypatch: pytest.
         models=("tiny",), batches=(1, 2), tokens=12, rounds=2, progress=lambda what, done: said.append(done)
     )
     here = [name for name in (peers.OWN, peers.HF, peers.NAIVE) if name not in found.skipped]
-    everybody = [(name, 1) for name in here] + [(name, 2) for name in here if name != peers.NAIVE]
-    assert [(rate.peer, rate.batch) for rate in found.rates] == everybody
+    everybody = [(name, 1, 16) for name in here]
+    everybody += [(name, 2, 16) for name in here if name != peers.NAIVE]
+    everybody += [(name, 1, peers.LATE) for name in here if name != peers.HF]
+    assert [(rate.peer, rate.case.batch, rate.case.prompt_tokens) for rate in found.rates] == everybody
     for rate in found.rates:
         assert len(rate.rounds_tokens_s) == 2 and min(rate.rounds_tokens_s) > 0
         assert rate.same_tokens == 1.0
         assert rate.ratio > 0 and rate.target is None
-    assert [rate.ratio for rate in found.rates if rate.peer == peers.OWN] == [1.0, 1.0]
+    assert [rate.ratio for rate in found.rates if rate.peer == peers.OWN] == [1.0, 1.0, 1.0]
     assert found.parameters == {"tiny": 933_888}
     assert said == sorted(said) and 0 <= said[0] < said[-1] < 1
     assert f"{peers.LLAMA} is skipped: {peers.LLAMA_PYTHON}" in shown(report.engine_tables(found))
+
+
+def case(model: str = peers.TARGET_MODEL, batch: int = 1, tokens: int = peers.TARGET_TOKENS) -> peers.Case:
+    return peers.Case(model, batch, 16, tokens)
 
 
 def answers(own_s: float, other_s: float, tokens: int = peers.TARGET_TOKENS) -> dict[str, Answer]:
@@ -152,7 +158,7 @@ def answers(own_s: float, other_s: float, tokens: int = peers.TARGET_TOKENS) -> 
 
 def test_a_peer_is_compared_within_each_round() -> None:
     rounds = [answers(1.0, 3.0), answers(10.0, 20.0), answers(1.0, 2.5)]
-    rate = peers._rate(peers.HF, "tiny", 1, rounds)
+    rate = peers._rate(peers.HF, case("tiny"), rounds)
     assert rate.ratio == pytest.approx(2.5)
     assert rate.tokens_s == pytest.approx((peers.TARGET_TOKENS - 1) / 3.0)
     assert rate.target is None
@@ -160,16 +166,23 @@ def test_a_peer_is_compared_within_each_round() -> None:
 
 @pytest.mark.parametrize(("seconds", "word"), [(1.7, "met"), (1.5, "not met")])
 def test_a_target_of_the_engine_is_met_or_not(seconds: float, word: str) -> None:
-    rate = peers._rate(peers.HF, peers.TARGET_MODEL, 1, [answers(1.0, seconds)])
-    found = peers.Peers(200, 16, 1, {peers.TARGET_MODEL: 5_000_000}, {}, {}, [rate])
+    rate = peers._rate(peers.HF, case(), [answers(1.0, seconds)])
+    found = peers.Peers(1, {peers.TARGET_MODEL: 5_000_000}, {}, {}, [rate])
     assert f"≥ 1.6× {word}" in shown(report.engine_tables(found))
-    short = peers._rate(peers.HF, peers.TARGET_MODEL, 1, [answers(1.0, seconds, tokens=32)])
-    assert short.target is None
+    assert "16 + 200" in shown(report.engine_tables(found))
+
+
+def test_what_has_no_cache_is_judged_behind_a_long_text() -> None:
+    late = peers.Case(peers.TARGET_MODEL, 1, peers.LATE, peers.LATE_TOKENS)
+    assert (late.target(peers.NAIVE), late.target(peers.HF)) == (peers.LATE_TARGET, None)
+    assert case().target(peers.NAIVE) is None
+    assert case(tokens=32).target(peers.HF) is None
+    assert case("tiny").target(peers.HF) is None
 
 
 def test_other_tokens_are_counted() -> None:
     given = {peers.OWN: Answer(1.0, [[1, 2], [3, 4]]), peers.HF: Answer(1.0, [[1, 2], [9, 4]])}
-    assert peers._rate(peers.HF, "tiny", 2, [given]).same_tokens == 0.75
+    assert peers._rate(peers.HF, case("tiny", 2), [given]).same_tokens == 0.75
 
 
 def test_peers_that_are_not_here_say_what_they_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -221,7 +234,7 @@ def test_a_peer_that_does_not_start_is_skipped_with_its_last_words(
     with ExitStack() as stack:
         bench = peers._Bench(stack)
         bench.ready()
-        assert bench.names(1) == []
+        assert bench.names(case()) == []
     assert words in bench.skipped[peers.LLAMA]
 
 
@@ -234,9 +247,8 @@ def test_a_peer_that_breaks_later_says_why(tmp_path: Path) -> None:
 
 
 def test_the_engine_is_a_benchmark_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = peers.Peers(
-        32, 16, 1, {"tiny": 1}, {}, {}, [peers._rate(peers.HF, "tiny", 1, [answers(1.0, 2.0)])]
-    )
+    rate = peers._rate(peers.HF, case("tiny"), [answers(1.0, 2.0)])
+    found = peers.Peers(1, {"tiny": 1}, {}, {}, [rate])
     asked: list[dict[str, object]] = []
 
     def measure(**options: object) -> peers.Peers:

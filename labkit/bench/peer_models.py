@@ -29,10 +29,14 @@ def write(name: str, folder: Path) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def prompts(count: int) -> list[list[int]]:
-    """The beginnings of so many stories, PROMPT_TOKENS long each, in tokens that every model has."""
+def prompts(count: int, tokens: int) -> list[list[int]]:
+    """The beginnings of so many stories, so many tokens of each, in tokens that every model has.
+
+    One that is too short goes on with the next.
+    """
     from labkit.models import stories
     from labkit.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load()
-    return [tokenizer.encode(text)[:PROMPT_TOKENS] for text in stories.corpus(count, SEED)]
+    texts = list(stories.corpus(count + tokens // 32, SEED))
+    return [tokenizer.encode(" ".join(texts[n:]))[:tokens] for n in range(count)]

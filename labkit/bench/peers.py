@@ -30,27 +30,46 @@ WARM_UP_TOKENS = 4
 Answers = dict[str, Answer]
 
 # How many times a peer's rate labkit's is to be, by batch; judged on one model, with answers of one length.
-TARGETS = MappingProxyType(
-    {
-        HF: {1: 1.6, 8: 2.0, 32: 1.3},
-        LLAMA: {1: 0.8, 8: 1.3, 32: 1.5},
-        NAIVE: {1: 10.0},
-    }
-)
+# Without a cache a token takes the longer the more there are before it: that is judged behind LATE of them.
+TARGETS = MappingProxyType({HF: {1: 1.6, 8: 2.0, 32: 1.3}, LLAMA: {1: 0.8, 8: 1.3, 32: 1.5}})
+LATE_TARGET = 10.0
 TARGET_MODEL = "random"
 TARGET_TOKENS = 200
+LATE, LATE_TOKENS = 200, 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all peers are asked: each prompt of the batch is continued by so many tokens."""
+
+    model: str
+    batch: int
+    prompt_tokens: int
+    tokens: int
+
+    @property
+    def late(self) -> bool:
+        """Whether it is asked to see what a long text costs without a cache."""
+        return self.prompt_tokens >= LATE
+
+    def target(self, peer: str) -> float | None:
+        """How many times this peer's rate labkit's is to be."""
+        if self.model != TARGET_MODEL:
+            return None
+        if self.late:
+            return LATE_TARGET if peer == NAIVE else None
+        return TARGETS.get(peer, {}).get(self.batch) if self.tokens == TARGET_TOKENS else None
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One peer with one model and batch: tokens per CPU second, of all sequences together.
+    """One peer in one case: tokens per CPU second, of all sequences together.
 
     `ratio` is labkit's rate over the peer's, `same_tokens` the share (0 to 1) of its tokens that labkit has.
     """
 
     peer: str
-    model: str
-    batch: int
+    case: Case
     rounds_tokens_s: list[float]
     tokens_s: float
     ratio: float
@@ -65,10 +84,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Peers:
-    """`rates` by model and batch, labkit first; `skipped` says of a peer that is not here what it needs."""
+    """`rates` by case, labkit first; `skipped` says of a peer that is not here what it needs."""
 
-    tokens: int
-    prompt_tokens: int
     rounds: int
     parameters: dict[str, int]
     versions: dict[str, str]
@@ -87,7 +104,8 @@ def measure(
     """Measure; about three minutes.
 
     Args:
-        tokens: how many every sequence generates, after the same number of prompt tokens.
+        tokens: how many every sequence generates. Each batch is one case; another, of one sequence behind a
+            long text, is there for what has no cache.
 
     Raises:
         StartError: a peer broke, or the shipped weights are missing.
@@ -97,28 +115,30 @@ def measure(
         progress("engine: models and peers", 0.0)
         folders = {name: Path(place, name) for name in models}
         parameters = {name: peer_models.write(name, folder) for name, folder in folders.items()}
-        prompts = peer_models.prompts(max(batches))
         versions = bench.ready()
-        cases = [(model, batch) for model in models for batch in batches]
+        cases = [case for model in models for case in _cases(model, batches, tokens)]
         rates: list[Rate] = []
-        for index, (model, batch) in enumerate(cases):
-            names = bench.names(batch)
-            bench.ask(names, folders[model], prompts[:batch], WARM_UP_TOKENS)
+        for index, case in enumerate(cases):
+            names, prompts = bench.names(case), peer_models.prompts(case.batch, case.prompt_tokens)
+            bench.ask(names, folders[case.model], prompts, WARM_UP_TOKENS)
             answers: list[Answers] = []
             for turn in range(rounds):
-                progress(f"engine: {model}, batch {batch}", (index + turn / rounds) / len(cases))
-                answers.append(bench.ask(rotated(names, turn), folders[model], prompts[:batch], tokens))
-            rates += [_rate(name, model, batch, answers) for name in names]
-    return Peers(tokens, peer_models.PROMPT_TOKENS, rounds, parameters, versions, bench.skipped, rates)
+                progress(f"engine: {case.model}, batch {case.batch}", (index + turn / rounds) / len(cases))
+                answers.append(bench.ask(rotated(names, turn), folders[case.model], prompts, case.tokens))
+            rates += [_rate(name, case, answers) for name in names]
+    return Peers(rounds, parameters, versions, bench.skipped, rates)
 
 
-def _rate(name: str, model: str, batch: int, answers: Sequence[Answers]) -> Rate:
+def _cases(model: str, batches: Sequence[int], tokens: int) -> list[Case]:
+    short = [Case(model, batch, peer_models.PROMPT_TOKENS, tokens) for batch in batches]
+    return [*short, Case(model, 1, LATE, min(tokens, LATE_TOKENS))]
+
+
+def _rate(name: str, case: Case, answers: Sequence[Answers]) -> Rate:
     rates = [_tokens_s(answer[name]) for answer in answers]
     ratios = [_tokens_s(answer[OWN]) / rate for answer, rate in zip(answers, rates, strict=True)]
     same = [_same(answer[name].tokens, answer[OWN].tokens) for answer in answers]
-    judged = model == TARGET_MODEL and len(answers[0][OWN].tokens[0]) == TARGET_TOKENS
-    target = TARGETS.get(name, {}).get(batch) if judged else None
-    return Rate(name, model, batch, rates, median(rates), median(ratios), min(same), target)
+    return Rate(name, case, rates, median(rates), median(ratios), min(same), case.target(name))
 
 
 def _tokens_s(answer: Answer) -> float:
@@ -165,9 +185,10 @@ class _Bench:
                 del self._peers[name]
         return versions
 
-    def names(self, batch: int) -> list[str]:
+    def names(self, case: Case) -> list[str]:
         """Who takes part; without a cache a batch takes minutes and shows nothing more."""
-        return [name for name in self._peers if batch == 1 or name != NAIVE]
+        others = {HF, LLAMA} if case.late else set() if case.batch == 1 else {NAIVE}
+        return [name for name in self._peers if name not in others]
 
     def ask(self, names: Sequence[str], folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
         """Everybody's answer, one after the other."""
