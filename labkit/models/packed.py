@@ -32,17 +32,17 @@ class PackedModel:
         self.config, self.embed, self.rotation = model.config, model.embed, model.rotation
         # ‖x‖ = √W · rms(x), so that a norm is one division
         self._scale = model.config.width**0.5
-        self._whole = [self._turned(block) for block in model.blocks]
-        self._blocks = [self._cut(*layer) for layer in self._whole]
+        self._whole = [self._layer(block) for block in model.blocks]
+        self._blocks = [self._in_blocks(*layer) for layer in self._whole]
         self._head = _turned(model.embed.weight * (LAST_GAIN * self._scale))
         self._head_blocks = _cut(self._head, _columns(model.config.vocab_size))
 
-    def _turned(self, block: nn.Module) -> Layer:
+    def _layer(self, block: nn.Module) -> Layer:
         assert isinstance(block, Block)
         qkv, gate_up = block.qkv.weight * self._scale, block.gate_up.weight * self._scale
         return _turned(qkv), _turned(block.out.weight), _turned(gate_up), _turned(block.down.weight)
 
-    def _cut(self, qkv: Tensor, out: Tensor, gate_up: Tensor, down: Tensor) -> Layer:
+    def _in_blocks(self, qkv: Tensor, out: Tensor, gate_up: Tensor, down: Tensor) -> Layer:
         return _cut(qkv, self.config.head_dim), out, _cut(gate_up, _columns(self.config.hidden)), down
 
     def __call__(self, tokens: Tensor, positions: Tensor, attends: Iterable[Attend]) -> Tensor:
@@ -50,10 +50,8 @@ class PackedModel:
         c, rows, columns = self.config, len(tokens), _columns(self.config.hidden)
         x, rotation = F.embedding(tokens, self.embed.weight), self.rotation[positions].permute(1, 2, 0, 3)
         unit, hidden = torch.empty_like(x), x.new_empty(rows, c.hidden)
-        qkv, both = (
-            x.new_empty(3 * c.heads, rows, c.head_dim),
-            x.new_empty(2 * c.hidden // columns, rows, columns),
-        )
+        qkv = x.new_empty(3 * c.heads, rows, c.head_dim)
+        both = x.new_empty(2 * c.hidden // columns, rows, columns)
         rotated = x.new_empty(3, c.heads, rows, c.head_dim)
         pairs, turned, ready = _pairs(qkv.view(rotated.shape)), _pairs(rotated), rotated.permute(2, 0, 1, 3)
         (gate, up), gated = both.chunk(2), hidden.view(rows, -1, columns).transpose(0, 1)
