@@ -6,6 +6,7 @@ from labkit.errors import StartError
 
 SEED = 0
 PROMPT_TOKENS = 16
+SHORTEST = 32  # every story has more tokens
 NAMES = ("tiny", "random")
 """The shipped model; and one six times its size with random weights, on which targets are judged."""
 
@@ -38,5 +39,6 @@ def prompts(count: int, tokens: int) -> list[list[int]]:
     from labkit.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load()
-    texts = list(stories.corpus(count + tokens // 32, SEED))
-    return [tokenizer.encode(" ".join(texts[n:]))[:tokens] for n in range(count)]
+    more = tokens // SHORTEST
+    texts = list(stories.corpus(count + more, SEED))
+    return [tokenizer.encode(" ".join(texts[n : n + more + 1]))[:tokens] for n in range(count)]
