@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 import grpc
 from grpc import aio
 
-from labkit import wire
 from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.events import GenerateRequest, Terminal
-from labkit.proto import inference_pb2 as pb
+from labkit.wire import protobuf
+from labkit.wire.proto import inference_pb2 as pb
 
 METHOD = "/inference.InferenceService/Generate"
 # What gRPC itself refuses, before the server's own code sees the call.
@@ -41,14 +41,14 @@ class GRPCClient(Client):
         )
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        call = self._generate(wire.request_to_proto(request))
+        call = self._generate(protobuf.request_to_proto(request))
         ended = False
         try:
             # To the call's very end, past the terminal event: a status that is still on its way when the
             # loop closes makes gRPC complain to whichever other loop there is.
             async for reply in call:
                 received = time.monotonic_ns()
-                events = wire.group_from_proto(reply)
+                events = protobuf.group_from_proto(reply)
                 ended = isinstance(events[-1], Terminal)
                 yield Chunk(received, events)
         except aio.AioRpcError as error:

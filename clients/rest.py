@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from labkit import http, wire
 from labkit.client import Chunk, Client
 from labkit.errors import EngineFailed, Stopping
 from labkit.events import Failed, GenerateRequest
+from labkit.web import http
+from labkit.wire import native
 
 
 class RESTClient(Client):
@@ -24,7 +25,7 @@ class RESTClient(Client):
         received, body = 0, b""
         try:
             async with self._http.stream(
-                "POST", "/generate", content=wire.request_to_json(request)
+                "POST", "/generate", content=native.request_to_json(request)
             ) as response:
                 async for data in response.aiter_raw():
                     # Of the last read that brought something: what httpx does after it is not waited for.
@@ -33,7 +34,7 @@ class RESTClient(Client):
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
         if response.is_success:
-            yield Chunk(received, [*wire.answer_from_json(body).events()])
+            yield Chunk(received, [*native.answer_from_json(body).events()])
             return
         refusal = http.refusal(response.status_code, body)
         if not isinstance(refusal, EngineFailed | Stopping):

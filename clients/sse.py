@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator
 
 import httpx
 
-from labkit import http, wire
 from labkit.client import Chunk, Client
 from labkit.events import GenerateRequest
-from labkit.eventstream import Parser
+from labkit.web import http
+from labkit.wire import native
+from labkit.wire.eventstream import Parser
 
 
 class SSEClient(Client):
@@ -24,13 +25,13 @@ class SSEClient(Client):
         parser = Parser()
         try:
             async with self._http.stream(
-                "POST", "/generate", content=wire.request_to_json(request)
+                "POST", "/generate", content=native.request_to_json(request)
             ) as response:
                 if not response.is_success:
                     raise http.refusal(response.status_code, await response.aread())
                 async for data in response.aiter_raw():
                     received = time.monotonic_ns()
-                    events = [wire.event_from_json(event.data) for event in parser.feed(data)]
+                    events = [native.event_from_json(event.data) for event in parser.feed(data)]
                     if events:
                         yield Chunk(received, events)
         except httpx.TransportError as error:

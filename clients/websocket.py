@@ -12,10 +12,10 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from labkit import wire
 from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, InvalidRequest, LabkitError, from_code
 from labkit.events import Event, GenerateRequest, Terminal
+from labkit.wire import native
 
 MAX_UNREAD = 64
 
@@ -49,7 +49,7 @@ class WebSocketClient(Client):
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         request_id = request.request_id or uuid4().hex[:12]
-        fields = {**wire.request_to_dict(request), "request_id": request_id}
+        fields = {**native.request_to_dict(request), "request_id": request_id}
         arrivals: asyncio.Queue[Chunk | LabkitError] = asyncio.Queue()
         if request_id in self._open:
             raise InvalidRequest(f"request_id: {request_id} is in use on this socket")
@@ -148,4 +148,4 @@ class WebSocketClient(Client):
 def decode(message: str | bytes) -> list[Event]:
     """The events of one frame, which holds one object or a list."""
     several = message[:1] in ("[", b"[")
-    return wire.events_from_json(message) if several else [wire.event_from_json(message)]
+    return native.events_from_json(message) if several else [native.event_from_json(message)]

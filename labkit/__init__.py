@@ -3,8 +3,8 @@
 from labkit.client import Client, Recording
 from labkit.engine import Engine, create_engine
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
-from labkit.server import Server
-from labkit.serving import serve, stop_all
+from labkit.launch.launcher import serve, stop_all
+from labkit.launch.server import Server
 from labkit.stream import TokenStream
 
 __version__ = "0.1.0"

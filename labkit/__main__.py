@@ -1,6 +1,6 @@
 """`python -m labkit` is `labkit`."""
 
-from labkit.cli import main
+from labkit.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Recording:
-    """One request as its client saw it. `labkit.metrics` derives every figure from this."""
+    """One request as its client saw it. `labkit.figures.metrics` derives every figure from this."""
 
     interface: str
     sent_ns: int

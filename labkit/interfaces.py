@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from labkit.client import Client
 from labkit.errors import StartError
-from labkit.service import Service
+from labkit.service.service import Service
 
 FIRST = ("rest", "sse", "websocket", "grpc")
 

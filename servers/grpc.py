@@ -8,11 +8,11 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from labkit import wire
 from labkit.errors import LabkitError, StartError
 from labkit.events import Failed
-from labkit.proto import inference_pb2 as pb
-from labkit.service import Service
+from labkit.service.service import Service
+from labkit.wire import protobuf
+from labkit.wire.proto import inference_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MAX_MESSAGE = 256 * 1024
@@ -98,12 +98,12 @@ class GrpcListener:
         context: Context,
     ) -> AsyncIterator[pb.GenerateReply]:
         try:
-            delivery = self._service.generate(wire.request_from_proto(message))
+            delivery = self._service.generate(protobuf.request_from_proto(message))
         except LabkitError as error:
             await _abort(context, error.code, str(error))
         try:
             async for group in delivery:
-                yield wire.group_to_proto(group)
+                yield protobuf.group_to_proto(group)
                 if isinstance(last := group[-1], Failed):
                     await _abort(context, last.code, last.message)
         finally:

@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import Body, Request, Response
 
-from labkit import wire
-from labkit.asgi import AsgiListener, application, until_disconnected
 from labkit.errors import from_code
 from labkit.events import Answer, Event, Failed, GenerateRequest
-from labkit.service import Delivery, Service
+from labkit.service.service import Delivery, Service
+from labkit.web.app import application, until_disconnected
+from labkit.web.listener import AsgiListener
+from labkit.wire import native
 
 
 def create(service: Service) -> AsgiListener:
@@ -21,7 +22,7 @@ def create(service: Service) -> AsgiListener:
             events = await until_disconnected(request, collect(delivery))
         finally:
             await delivery.aclose()
-        return Response(wire.answer_to_json(answer(events)), media_type="application/json")
+        return Response(native.answer_to_json(answer(events)), media_type="application/json")
 
     return AsgiListener(app)
 

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from fastapi import Body, Query
 
-from labkit.asgi import AsgiListener, application
-from labkit.eventresponse import EventStream
 from labkit.events import GenerateRequest
-from labkit.service import Service
+from labkit.service.service import Service
+from labkit.web.app import application
+from labkit.web.eventresponse import EventStream
+from labkit.web.listener import AsgiListener
 
 
 def create(service: Service) -> AsgiListener:

@@ -12,11 +12,12 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
-from labkit import wire
-from labkit.asgi import AsgiListener, application
 from labkit.errors import InvalidRequest, LabkitError, Overloaded
 from labkit.events import Event, GenerateRequest
-from labkit.service import Delivery, Service
+from labkit.service.service import Delivery, Service
+from labkit.web.app import application
+from labkit.web.listener import AsgiListener
+from labkit.wire import native
 
 MAX_STREAMS_PER_SOCKET = 32
 GOING_AWAY = 1001
@@ -129,5 +130,5 @@ def parse(text: str | None) -> dict[str, Any]:
 
 def encode(group: list[Event], prefix: bytes) -> str:
     """A group as one text frame; `prefix` opens each object with the request's id."""
-    events = [(prefix + wire.event_to_json(event)[1:]).decode() for event in group]
+    events = [(prefix + native.event_to_json(event)[1:]).decode() for event in group]
     return events[0] if len(events) == 1 else f"[{','.join(events)}]"

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -12,9 +14,9 @@ from labkit import interfaces
 from labkit.client import Client, Recording
 from labkit.engine.scripted import SCRIPT, ScriptedEngine
 from labkit.events import GenerateRequest, Started, Token
-from labkit.server import Server
+from labkit.launch.server import Server
+from labkit.launch.threaded import ThreadServer
 from labkit.stream import TokenStream
-from labkit.threaded import ThreadServer
 
 HTTP_BORNE = ("rest", "sse", "websocket")
 PATIENCE_S = 10.0
@@ -177,3 +179,10 @@ async def cable(url: str) -> AsyncIterator[Cable]:
         server.close()
         laid.cut()
         await asyncio.gather(*pipes, return_exceptions=True)
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `labkit` with these arguments to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, timeout=60
+    )

@@ -40,10 +40,11 @@ from typing import Annotated
 from fastapi import Body
 from fastapi.responses import StreamingResponse
 
-from labkit import wire
-from labkit.asgi import AsgiListener, application
+from labkit.wire import native
+from labkit.web.app import application
+from labkit.web.listener import AsgiListener
 from labkit.events import GenerateRequest
-from labkit.service import Service
+from labkit.service.service import Service
 
 
 def create(service: Service) -> AsgiListener:
@@ -59,7 +60,7 @@ def create(service: Service) -> AsgiListener:
 async def lines(delivery):
     try:
         async for group in delivery:
-            yield b"".join(wire.event_to_json(event) + b"\\n" for event in group)
+            yield b"".join(native.event_to_json(event) + b"\\n" for event in group)
     finally:
         await delivery.aclose()
 '''
@@ -71,7 +72,8 @@ import time
 
 import httpx
 
-from labkit import http, wire
+from labkit.web import http
+from labkit.wire import native
 from labkit.client import Chunk, Client
 
 
@@ -84,7 +86,7 @@ class JSONLinesClient(Client):
 
     async def chunks(self, request):
         rest = b""
-        body = wire.request_to_json(request)
+        body = native.request_to_json(request)
         try:
             async with self._http.stream("POST", "/generate", content=body) as response:
                 if not response.is_success:
@@ -93,7 +95,7 @@ class JSONLinesClient(Client):
                     received = time.monotonic_ns()
                     *lines, rest = (rest + data).split(b"\\n")
                     if lines:
-                        yield Chunk(received, [wire.event_from_json(line) for line in lines])
+                        yield Chunk(received, [native.event_from_json(line) for line in lines])
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
 
@@ -168,7 +170,14 @@ def test_serve_serves_it(environment: dict[str, str]) -> None:
 
 def test_the_contract_test_takes_it_up(environment: dict[str, str]) -> None:
     result = run(
-        environment, "pytest", "tests/test_contract.py", "-k", "jsonlines", "-q", "-p", "no:cacheprovider"
+        environment,
+        "pytest",
+        "tests/contract/test_contract.py",
+        "-k",
+        "jsonlines",
+        "-q",
+        "-p",
+        "no:cacheprovider",
     )
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout

@@ -97,7 +97,7 @@ async def _websocket(url: str, tokens: int, answers: int) -> None:
 async def _grpc(url: str, tokens: int, answers: int) -> None:
     from grpc import aio
 
-    from labkit.proto import inference_pb2 as pb
+    from labkit.wire.proto import inference_pb2 as pb
 
     # Without a pool of its own, all channels to one address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]

@@ -18,8 +18,8 @@ from labkit.background import LoopThread
 from labkit.bench import raw
 from labkit.bench.rounds import Progress, silent
 from labkit.events import GenerateRequest
-from labkit.process import ProcessServer
-from labkit.serving import serve
+from labkit.launch.launcher import serve
+from labkit.launch.process import ProcessServer
 
 SLOW = "scripted:tokens=2,interval_ms=3600000"
 WARM_UP = 10

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from labkit import eventstream, wire
-from labkit.asgi import listen
 from labkit.engine.scripted import SCRIPT
 from labkit.events import Token
-from labkit.service import Service
+from labkit.service.service import Service
+from labkit.web.listener import listen
+from labkit.wire import eventstream, native
 
 END = b"\n\n--end--\n\n"
 
@@ -21,7 +21,7 @@ class RawListener:
     scheme = "tcp"
 
     def __init__(self, service: Service) -> None:
-        encoded = (wire.event_to_json(Token(index, SCRIPT[index % len(SCRIPT)])) for index in range(256))
+        encoded = (native.event_to_json(Token(index, SCRIPT[index % len(SCRIPT)])) for index in range(256))
         self._tokens = [eventstream.encode(data, b"token", i) for i, data in enumerate(encoded)]
         self._server: asyncio.Server | None = None
 

@@ -16,9 +16,9 @@ from labkit.bench.rounds import Progress, rotated, silent
 from labkit.client import Client, Recording
 from labkit.engine import create_engine
 from labkit.events import GenerateRequest, Token
-from labkit.metrics import lags_ms, percentile
-from labkit.service import Service
-from labkit.serving import serve
+from labkit.figures.metrics import lags_ms, percentile
+from labkit.launch.launcher import serve
+from labkit.service.service import Service
 
 TARGET_MS = 1.0
 TURNS = 4

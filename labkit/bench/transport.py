@@ -19,8 +19,8 @@ from labkit.background import LoopThread
 from labkit.bench import machine, raw
 from labkit.bench.drains import drain
 from labkit.bench.rounds import Progress, rotated, silent
-from labkit.process import ProcessServer
-from labkit.serving import serve
+from labkit.launch.launcher import serve
+from labkit.launch.process import ProcessServer
 
 TARGETS = MappingProxyType({"sse": 3.0, "websocket": 3.5, "grpc": 8.0})
 TARGET_STREAMS = 64

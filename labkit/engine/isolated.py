@@ -16,7 +16,6 @@ import weakref
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from labkit import wire
 from labkit.background import LoopThread
 from labkit.engine import create_engine
 from labkit.engine.base import Engine
@@ -24,6 +23,7 @@ from labkit.engine.relayed import RelayedEngine, RelayedStream
 from labkit.errors import EngineFailed, LabkitError, StartError, from_code
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.stream import TokenStream
+from labkit.wire import native
 
 HOST = "127.0.0.1"
 START_S = 300.0  # the weights of a large model take minutes from a slow disk
@@ -86,7 +86,7 @@ class IsolatedEngine(RelayedEngine):
         if not reply:
             raise EngineFailed(self._silent())
         if reply != DONE:
-            _raise(wire.event_from_json(reply))
+            _raise(native.event_from_json(reply))
 
     def close(self) -> None:
         super().close()
@@ -96,12 +96,12 @@ class IsolatedEngine(RelayedEngine):
         with suppress(ConnectionError):
             reader, writer = await _connect(self._port)
             try:
-                writer.write(_order(generate=wire.request_to_dict(request)))
+                writer.write(_order(generate=native.request_to_dict(request)))
                 rest = b""
                 while data := await reader.read(READ):
                     *lines, rest = (rest + data).split(b"\n")
                     for line in lines:
-                        await _pass_on(wire.event_from_json(line), stream)
+                        await _pass_on(native.event_from_json(line), stream)
             finally:
                 writer.close()
         if stream.wanted:  # the connection has ended before the stream
@@ -224,10 +224,10 @@ async def _listen(engine: Engine) -> int:
         except (OSError, asyncio.CancelledError):  # the parent has left, or this process is about to end
             pass
         except LabkitError as error:
-            writer.write(wire.event_to_json(Failed(0, error.code, str(error))) + b"\n")
+            writer.write(native.event_to_json(Failed(0, error.code, str(error))) + b"\n")
         except Exception as error:
             message = f"{engine.name}: {type(error).__name__}: {error}"
-            writer.write(wire.event_to_json(Failed(0, "engine_failed", message)) + b"\n")
+            writer.write(native.event_to_json(Failed(0, "engine_failed", message)) + b"\n")
         finally:
             writer.close()
 
@@ -254,7 +254,7 @@ async def _send(stream: TokenStream, reader: asyncio.StreamReader, writer: async
     leaving.add_done_callback(lambda _: stream.close())
     try:
         async for event in stream:
-            writer.write(wire.event_to_json(event) + b"\n")
+            writer.write(native.event_to_json(event) + b"\n")
             await writer.drain()
     finally:
         leaving.cancel()

@@ -13,7 +13,7 @@ from labkit.engine.openai_api import DONE, PATHS, Api, Chunk, Models, message, p
 from labkit.engine.relayed import RelayedEngine, RelayedStream
 from labkit.errors import EngineFailed, InvalidRequest, LabkitError, from_code
 from labkit.events import GenerateRequest
-from labkit.eventstream import Parser
+from labkit.wire.eventstream import Parser
 
 KEY = "OPENAI_API_KEY"
 CONNECT_S = 10.0

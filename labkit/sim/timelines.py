@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from math import inf
 from statistics import fmean
 
-from labkit import reading
 from labkit.engine.trace import Arrived, Iteration, Moved, Record, State
-from labkit.metrics import Figures, figures_of_times, meets, percentile
+from labkit.figures import reading
+from labkit.figures.metrics import Figures, figures_of_times, meets, percentile
 
 PREEMPTED: tuple[State, ...] = ("evicted", "swapped")
 
@@ -37,7 +37,7 @@ class Timeline:
 
     @property
     def waits_s(self) -> list[float]:
-        """When each token came, in seconds after the request did: what `labkit.reading` takes."""
+        """When each token came, in seconds after the request did: what `labkit.figures.reading` takes."""
         return [time - self.arrival_s for time in self.token_times_s]
 
     @property

@@ -8,7 +8,7 @@ from labkit import interfaces
 from labkit.client import Chunk, Recording
 from labkit.errors import LabkitError
 from labkit.events import Failed, Finished, GenerateRequest, Token
-from labkit.server import Server
+from labkit.launch.server import Server
 from labkit.widgets.knobs import flush_knob, pace_knob, streams_knob
 from labkit.widgets.latency_plot import LatencyPlot
 from labkit.widgets.panel import Panel
@@ -165,7 +165,7 @@ class Race(Panel):
 
 
 class _Lane:
-    """Draws one stream's tokens when they become readable (as `labkit.metrics.arrivals` counts them)."""
+    """Draws one stream's tokens when they become readable (as `metrics.arrivals` counts them)."""
 
     def __init__(self, name: str, view: TokenView, plot: LatencyPlot) -> None:
         self._name, self._view, self._plot = name, view, plot

@@ -1,0 +1,1 @@
+"""The command line: `labkit serve | stream | compare | bench | doctor | lab`."""

@@ -1,0 +1,173 @@
+"""What of the lab is installed and works here, what is missing, and how to get it.
+
+Each check takes what it looks at as an argument, so that a test can take something away.
+"""
+
+import json
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, distributions, entry_points, requires
+from pathlib import Path
+from typing import Literal
+
+State = Literal["ok", "missing", "absent"]
+
+PYTHON = (3, 11)
+NOTEBOOKS = {"jupyterlab", "ipykernel", "ipywidgets", "anywidget", "bqplot", "matplotlib"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+HERE = Path(__file__).parents[1]
+WEIGHTS = HERE / "models" / "weights"
+CONSTRAINTS = HERE.parent / "constraints.txt"
+INSTALL = "pip install -e ."
+
+
+@dataclass(frozen=True)
+class Check:
+    """`missing`: the core cannot run without it; `absent`: something beside the core cannot."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[Check]:
+    return [
+        python(sys.version_info[:2]),
+        *packages(installed(), requires("labkit") or [], pins(CONSTRAINTS)),
+        *doors({group: list(entry_points(group=group)) for group in ("labkit.servers", "labkit.clients")}),
+        *weights(WEIGHTS),
+        *programs(shutil.which),
+    ]
+
+
+def can_run(checks: Sequence[Check]) -> bool:
+    return all(check.state != "missing" for check in checks)
+
+
+def python(version: tuple[int, ...]) -> Check:
+    if version < PYTHON:
+        return Check("Python", "missing", ".".join(map(str, version)), "Python 3.11 or later")
+    return Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def installed() -> dict[str, str]:
+    """Every installed package and its version."""
+    return {_normal(found.name): found.version for found in distributions() if found.name}
+
+
+def pins(path: Path) -> dict[str, str]:
+    """The versions in a constraints file; none where there is no file."""
+    if not path.exists():
+        return {}
+    pairs = (line.split("#")[0].split(";")[0].partition("==") for line in path.read_text().splitlines())
+    return {_normal(name): version.strip() for name, _, version in pairs if version}
+
+
+def packages(
+    present: Mapping[str, str], requirements: Sequence[str], pinned: Mapping[str, str]
+) -> list[Check]:
+    """One check for each package that labkit asks for; other versions than the tested ones are named."""
+    checks: list[Check] = []
+    for requirement in requirements:
+        specifier, _, marker = requirement.partition(";")
+        if "extra" in marker or ("win32" in marker and sys.platform == "win32"):
+            continue
+        name = _normal(re.split(r"[\s\[<>=!~(]", specifier.strip())[0])
+        checks.append(_package(name, present.get(name), pinned.get(name)))
+    return checks
+
+
+def _package(name: str, version: str | None, pinned: str | None) -> Check:
+    if version is None:
+        state: State = "absent" if name in NOTEBOOKS else "missing"
+        return Check(name, state, "not installed", f"pip install {name}=={pinned}" if pinned else INSTALL)
+    # A local part such as "+cpu" says how it was built, not which version it is.
+    if pinned and version.partition("+")[0] != pinned.partition("+")[0]:
+        return Check(name, "ok", f"{version}, tested with {pinned}")
+    return Check(name, "ok", version)
+
+
+def doors(points: Mapping[str, Sequence[EntryPoint]]) -> list[Check]:
+    """Whether the servers and clients that packages announce can be imported."""
+    checks: list[Check] = []
+    for group, found in points.items():
+        kind = group.rpartition(".")[2]
+        broken = {point.name: error for point in found if (error := _import_error(point))}
+        working = [point.name for point in found if point.name not in broken]
+        if working:
+            checks.append(Check(kind, "ok", ", ".join(sorted(working))))
+        else:
+            checks.append(Check(kind, "missing", "none", INSTALL))
+        checks += [Check(f"{kind}: {name}", "missing", error, INSTALL) for name, error in broken.items()]
+    return checks
+
+
+def _import_error(point: EntryPoint) -> str:
+    try:
+        point.load()
+    except (ImportError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def weights(folder: Path) -> list[Check]:
+    """Whether the shipped model is there and whole, by the header of its file."""
+    remedy = "make train, or git checkout -- labkit/models/weights"
+    text, tokenizer = folder / "text.safetensors", folder / "tokenizer.json"
+    lacking = [path.name for path in (text, tokenizer) if not path.exists()]
+    if lacking:
+        return [Check("weights", "missing", f"without {' and '.join(lacking)}", remedy)]
+    try:
+        parameters = _parameters(text)
+    except (ValueError, KeyError, TypeError):
+        return [Check("weights", "missing", "damaged", remedy)]
+    size = text.stat().st_size / 1e6
+    return [Check("weights", "ok", f"text, {parameters / 1e6:.2f} million parameters, {size:.1f} MB")]
+
+
+def _parameters(path: Path) -> int:
+    """Numbers in a safetensors file: its header is JSON, whose length is in the first eight bytes.
+
+    Raises:
+        ValueError: the file is not one, or is cut short.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < path.stat().st_size:
+            raise ValueError("no header")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    total, end = 0, 0
+    for tensor in header.values():
+        count = 1
+        for extent in tensor["shape"]:
+            count *= extent
+        total += count
+        end = max(end, tensor["data_offsets"][1])
+    if path.stat().st_size != 8 + length + end:
+        raise ValueError("cut short")
+    return total
+
+
+def programs(which: Callable[[str], str | None]) -> list[Check]:
+    """What is used beside Python, none of it by the core."""
+    browser = next(filter(which, BROWSERS), None)
+    return [
+        Check("browser", "ok", browser)
+        if browser
+        else Check(
+            "browser", "absent", "no Chromium; only tests in a browser need it", "apt install chromium"
+        ),
+        Check("node", "ok", "node")
+        if which("node")
+        else Check("node", "absent", "only the JavaScript client's tests need it", "apt install nodejs"),
+    ]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

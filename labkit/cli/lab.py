@@ -1,0 +1,155 @@
+"""Opens JupyterLab on the first chapter, on this machine's own address alone."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from urllib.parse import quote
+
+from labkit.errors import StartError
+
+HOST = "127.0.0.1"
+START_S = 60.0
+STOP_S = 10.0
+
+
+def find_chapter(folder: Path) -> Path:
+    """The first chapter of the notebooks in `folder`.
+
+    Raises:
+        StartError: there is none.
+    """
+    found = sorted(folder.glob("00*.ipynb"))
+    if not found:
+        raise StartError("no notebooks/00*.ipynb beside labkit or here: run it in a clone of the repository")
+    return found[0]
+
+
+def notebooks() -> Path:
+    """The folder of the chapters: beside the package in a clone, otherwise in the current folder."""
+    beside = Path(__file__).parents[2] / "notebooks"
+    return beside if beside.is_dir() else Path.cwd() / "notebooks"
+
+
+def free_port(port: int) -> int:
+    """This port, or the next free one after it."""
+    for candidate in range(port, port + 50):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((HOST, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise StartError(f"no free port from {port} to {port + 49}: choose another with --port")
+
+
+def command(root: Path, port: int, as_root: bool) -> list[str]:
+    """How to start Jupyter: no browser of its own, and no question at the end."""
+    options = [
+        "--no-browser",
+        f"--ServerApp.ip={HOST}",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={root}",
+        "--Application.log_level=WARN",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    return [sys.executable, "-m", "jupyterlab", *options, *(["--allow-root"] if as_root else [])]
+
+
+def has_screen(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
+    """Whether a browser that is opened here would be seen."""
+    if platform in ("win32", "darwin"):
+        return True
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> int:
+    """Serve the chapters in `folder` until an interrupt; returns the exit status.
+
+    Raises:
+        StartError: no notebooks, no free port, or Jupyter did not start.
+    """
+    chapter = find_chapter(folder.resolve())
+    root = chapter.parent.parent
+    port = free_port(port)
+    token = secrets.token_urlsafe(24)
+    path = quote(chapter.relative_to(root).as_posix())
+    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    # In a session of its own, an interrupt from the keyboard reaches it through us alone, and once.
+    jupyter = subprocess.Popen(
+        command(root, port, as_root), env={**os.environ, "JUPYTER_TOKEN": token}, start_new_session=True
+    )
+    with _Ending(jupyter) as ending:
+        if _answers(jupyter, port, lambda: ending.asked):
+            url = f"http://{HOST}:{port}/lab/tree/{path}?token={token}"
+            shown = browser and has_screen(os.environ) and _open(url)
+            say(f"JupyterLab {'is open in your browser' if shown else 'is here'}: {url}")
+            say("Ctrl-C stops it.")
+        elif not ending.asked:
+            raise StartError("JupyterLab did not start: its last words are above")
+        status = jupyter.wait()
+    return 0 if ending.asked else status
+
+
+def _answers(jupyter: "subprocess.Popen[bytes]", port: int, asked: Callable[[], bool]) -> bool:
+    end = time.monotonic() + START_S
+    while jupyter.poll() is None and time.monotonic() < end and not asked():
+        try:
+            socket.create_connection((HOST, port), 1.0).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def _open(url: str) -> bool:
+    try:
+        return webbrowser.open(url)
+    except webbrowser.Error:
+        return False
+
+
+class _Ending:
+    """Passes interrupts and requests to terminate on, and leaves no Jupyter behind."""
+
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )
+
+    def __init__(self, jupyter: "subprocess.Popen[bytes]") -> None:
+        self.asked = False
+        self._jupyter = jupyter
+
+    def __enter__(self) -> "_Ending":
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._jupyter.poll() is None:
+            self._jupyter.terminate()
+        try:
+            self._jupyter.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._jupyter.kill()
+            self._jupyter.wait()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        """End it in the way that asks no question; who asks again means it."""
+        if self.asked:
+            self._jupyter.kill()
+        else:
+            self._jupyter.terminate()
+        self.asked = True

@@ -1,0 +1,1 @@
+"""Every figure that labkit names, derived from recorded times."""

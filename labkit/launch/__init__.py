@@ -1,0 +1,1 @@
+"""One call starts a server, in a thread or in a subprocess; one handle stops it."""

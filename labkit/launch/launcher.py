@@ -1,0 +1,68 @@
+"""Launching: one call starts a server in a thread or a subprocess, the same handle stops it.
+
+    server = labkit.serve("sse", engine)
+    with labkit.serve("sse", "scripted") as server: ...
+
+A cell that is run again starts with `labkit.stop_all()`.
+"""
+
+import weakref
+from types import ModuleType
+from typing import Literal
+
+from labkit import interfaces
+from labkit.engine import Engine, close_engines
+from labkit.errors import StartError
+from labkit.interfaces import Create
+from labkit.launch.process import ProcessServer
+from labkit.launch.server import Server
+from labkit.launch.threaded import ThreadServer
+from labkit.service.flush import parse_policy
+
+_started: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def serve(
+    interface: str | ModuleType | Create,
+    engine: Engine | str = "tiny",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    flush: str = "token",
+    isolation: Literal["thread", "process"] = "thread",
+) -> Server:
+    """Start a server and return when it answers.
+
+    Args:
+        interface: a name (`"sse"`), a server module (`servers.sse`) or its `create`.
+        engine: an engine that several servers may share, or a text such as `"scripted:tokens=64"`, from
+            which the server makes an engine of its own and closes it when it stops.
+        port: 0 takes any free one. A server of this process that holds the port is replaced.
+        flush: the flush policy at the start; `Server.tune` changes it while streams run.
+        isolation: `"thread"`, in this process, or `"process"`, in one of its own (needs the text form).
+
+    Raises:
+        StartError: the port is in use, the weights are missing, an option is wrong.
+    """
+    create = interfaces.server(interface)
+    name = interface if isinstance(interface, str) else create.__module__.rpartition(".")[2]
+    parse_policy(flush)
+    server: Server
+    if isolation == "process":
+        if not isinstance(engine, str):
+            raise StartError("a subprocess makes its own engine: give it as text, such as 'tiny'")
+        server = ProcessServer(name, create, engine, host, port, flush)
+    else:
+        server = ThreadServer(name, create, engine, host, port, flush)
+    for other in [other for other in _started if port and (other.host, other.port) == (host, port)]:
+        other.stop()
+    server.start()
+    _started.add(server)
+    return server
+
+
+def stop_all() -> None:
+    """Stop every server and close every engine of this process: the first line of a cell that starts some."""
+    for server in list(_started):
+        server.stop()
+    close_engines()

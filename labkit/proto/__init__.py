@@ -1,1 +1,0 @@
-"""Generated protobuf messages; `python -m labkit.proto.generate` makes them again."""

@@ -1,0 +1,1 @@
+"""What HTTP-borne servers and clients share."""

@@ -1,0 +1,77 @@
+"""Refuses, before any app sees it, what a careless client or a browser on a foreign page may send."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY = 256 * 1024
+MAX_HEADERS = 16 * 1024
+BODY_TOO_LARGE = f"the body is over {MAX_BODY} bytes"
+LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+
+
+class Guard:
+    """Refuses, before the app sees it, what a browser on a foreign page or a careless client may send.
+
+    A Host that is not this machine's gets 421 and an Origin that is not the server's own 403: without
+    these, any page that the user visits could read the streams of a server on loopback. A body over
+    `MAX_BODY` bytes gets 413 as soon as it is known. When the server was bound to an address other than
+    loopback, its user wants other hosts to reach it and Host is not checked.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._loopback = host in LOOPBACK or host == "::1"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        authority = headers.get(b"host", b"").decode("latin-1")
+        refusal = self._refusal(authority, headers.get(b"origin", b"").decode("latin-1"))
+        length = headers.get(b"content-length", b"0")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            refusal = 431, "too_large", f"the headers are over {MAX_HEADERS} bytes"
+        elif length.isdigit() and int(length) > MAX_BODY:
+            refusal = 413, "too_large", BODY_TOO_LARGE
+        if refusal is not None:
+            await _refuse(scope, receive, send, *refusal)
+        elif scope["type"] == "http":
+            await self._app(scope, _bounded(receive), send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, authority: str, origin: str) -> tuple[int, str, str] | None:
+        if self._loopback and authority.rsplit(":", 1)[0] not in LOOPBACK and authority not in LOOPBACK:
+            return 421, "invalid_request", "this server answers for its own address alone"
+        if origin and origin.partition("://")[2] != authority:
+            return 403, "invalid_request", "requests from other origins are refused"
+        return None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, code: str, message: str) -> None:
+    response = error_response(status, code, message)
+    response.headers["connection"] = "close"
+    if scope["type"] == "websocket":
+        await receive()
+    await response(scope, receive, send)
+
+
+def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
+    """Count a body that came without a length; reading past the limit raises."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY:
+            raise HTTPException(413, BODY_TOO_LARGE)
+        return message
+
+    return counted
+
+
+def error_response(status: int, code: str, message: str) -> JSONResponse:
+    headers = {"retry-after": "1"} if status == 503 else None
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)

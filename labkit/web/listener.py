@@ -1,0 +1,127 @@
+"""The listening socket of every HTTP-borne server, and uvicorn on it."""
+
+import asyncio
+import errno
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from labkit.errors import StartError
+from labkit.web.guard import MAX_BODY, MAX_HEADERS, Guard
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A TCP listener whose connections hold little in the kernel and notice a peer that is gone.
+
+    A send buffer of 16 KiB keeps a stalled reader from swallowing tens of thousands of tokens before
+    backpressure reaches the engine. The time-outs (Linux) reap in about ten seconds a peer that is gone, and
+    one that has not read a byte for as long.
+
+    Raises:
+        StartError: the port is in use, or the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 10_000),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    try:
+        sock.bind((host, port))
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(host, port, error) from None
+    sock.setblocking(False)
+    return sock
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> StartError:
+    """The one line that says why an address cannot be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
+    return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+class BoundedLines(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 parser, which by itself collects headers and trailers without a limit."""
+
+    _pending = 0  # bytes since the headers, a piece of the body or the message was last complete
+
+    def on_headers_complete(self) -> None:
+        self._pending = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._pending = 0
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        self._pending += len(data)
+        super().data_received(data)
+        if self._pending <= MAX_HEADERS or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # trailers, or the next request's headers, while a response is under way
+        else:
+            self.send_400_response("Request header fields too large.")
+
+
+class AsgiListener:
+    """Runs one ASGI app with uvicorn on the running loop."""
+
+    def __init__(self, app: ASGIApp, scheme: str = "http") -> None:
+        self.scheme = scheme
+        self._app = app
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and serve; returns the port.
+
+        Raises:
+            StartError: the address cannot be listened on.
+        """
+        sock = listen(host, port)
+        config = uvicorn.Config(
+            Guard(self._app, host),
+            http=BoundedLines,
+            ws="websockets-sansio",
+            ws_max_size=MAX_BODY,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            access_log=False,
+            log_level="error",
+        )
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[sock]))
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.005)
+        if not self._server.started:
+            raise StartError("the HTTP server ended as it began") from self._task.exception()
+        return int(sock.getsockname()[1])
+
+    async def stop(self, grace_s: float = 0.4) -> None:
+        """Let the responses end, then cut the connections that have not."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        _, unfinished = await asyncio.wait([self._task], timeout=grace_s)
+        if unfinished:
+            self._server.force_exit = True
+            for connection in list(self._server.server_state.connections):
+                connection.transport.abort()
+            await asyncio.wait([self._task], timeout=grace_s)

@@ -1,0 +1,1 @@
+"""What travels: labkit's own JSON and protobuf forms, and the SSE format."""

@@ -1,0 +1,1 @@
+"""Generated protobuf messages; `python -m labkit.wire.proto.generate` makes them again."""

@@ -1,0 +1,164 @@
+"""Comparing the interfaces: the same text, an order that turns, medians of raw figures, a verdict."""
+
+import io
+import json
+import socket
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support import command
+from typer.testing import CliRunner
+
+from labkit import interfaces
+from labkit.bench import compare
+from labkit.bench.compare import Comparison, Run
+from labkit.bench.rounds import rotated
+from labkit.cli import report
+from labkit.cli.app import app
+from labkit.errors import EngineFailed, InvalidRequest, StartError
+
+ENGINE = "scripted:tokens=64,interval_ms=5"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What `labkit compare` prints, and its JSON."""
+    path = tmp_path_factory.mktemp("compare") / "figures.json"
+    result = command("compare", "hello", "--engine", ENGINE, "--repeat", "3", "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    return result.stdout, json.loads(path.read_text())
+
+
+def test_every_interface_brings_the_same_text(outcome: tuple[str, dict[str, Any]]) -> None:
+    shown, figures = outcome
+    assert figures["parameters"]["interfaces"] == interfaces.names()
+    assert figures["same_text"] is True
+    assert {text for texts in figures["texts"].values() for text in texts} == {figures["runs"][0]["text"]}
+    assert "the same text" in shown
+    assert all(name in shown for name in interfaces.names())
+
+
+def test_the_order_turns_and_is_kept_in_the_raw_figures(outcome: tuple[str, dict[str, Any]]) -> None:
+    _, figures = outcome
+    names = interfaces.names()
+    assert figures["order"] == [rotated(names, turn) for turn in range(3)]
+    for turn, order in enumerate(figures["order"]):
+        runs = [run for run in figures["runs"] if run["repeat"] == turn]
+        assert [run["interface"] for run in sorted(runs, key=lambda run: run["place"])] == order
+
+
+def test_medians_are_of_the_raw_figures(outcome: tuple[str, dict[str, Any]]) -> None:
+    _, figures = outcome
+    for name, row in figures["medians"].items():
+        runs = [run for run in figures["runs"] if run["interface"] == name]
+        assert row["n"] == len(runs) == 3
+        for figure in ("ttft_ms", "tpot_ms", "e2e_ms", "itl_p50_ms", "itl_p99_ms", "chunks"):
+            assert row[figure] == median(run[figure] for run in runs)
+
+
+def test_streaming_shows_its_first_token_long_before_rest(outcome: tuple[str, dict[str, Any]]) -> None:
+    _, figures = outcome
+    medians = figures["medians"]
+    assert medians["rest"]["chunks"] == 1
+    for name in interfaces.names():
+        if name != "rest":
+            assert medians[name]["ttft_ms"] < medians["rest"]["ttft_ms"] / 4
+            assert medians[name]["chunks"] > 32
+
+
+def test_bytes_on_the_wire_are_more_than_the_text(outcome: tuple[str, dict[str, Any]]) -> None:
+    _, figures = outcome
+    length = len(figures["runs"][0]["text"])
+    for row in figures["medians"].values():
+        assert row["bytes_down"] > length
+        assert row["bytes_up"] > len("hello")
+
+
+def test_figures_can_be_published(outcome: tuple[str, dict[str, Any]]) -> None:
+    shown, figures = outcome
+    text = json.dumps(figures)
+    assert figures["machine"]["cores"] >= 1
+    assert figures["machine"]["versions"]["labkit"]
+    assert len(figures["machine"]["load_average"]) == 3
+    assert str(Path.home()) not in text and str(Path.cwd()) not in text
+    assert f'"{socket.gethostname()}"' not in text
+    assert "\x1b" not in shown
+
+
+def run(interface: str, text: str, **figures: float | None) -> Run:
+    known: dict[str, Any] = {**dict.fromkeys(compare.FIGURES), "tokens": 2, "chunks": 2, **figures}
+    return Run(interface=interface, repeat=0, place=0, text=text, **known)
+
+
+def unlike() -> Comparison:
+    made = compare.blank()
+    made.parameters.update(interfaces=["rest", "sse", "grpc"], engine="scripted")
+    made.runs += [run("rest", "a"), run("sse", "b"), run("grpc", "a")]
+    return made
+
+
+def test_texts_that_differ_are_named_and_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object, comparison: Comparison, **__: object) -> None:
+        comparison.parameters.update(unlike().parameters)
+        comparison.runs += unlike().runs
+
+    monkeypatch.setattr(compare, "compare", fill)
+    result = CliRunner().invoke(app, ["compare"])
+    assert result.exit_code == 1
+    assert "the texts differ" in result.stdout
+    assert "rest, grpc" in result.stdout
+
+
+def test_texts_that_change_between_repeats_are_not_the_same() -> None:
+    made = unlike()
+    made.runs = [run("rest", "a"), run("rest", "b")]
+    assert not made.same_text
+    assert made.texts["rest"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_and_shows_a_dash_where_a_figure_is_undefined(width: int) -> None:
+    made = unlike()
+    console = Console(width=width, record=True, file=io.StringIO())
+    large = {"ttft_ms": 98_765.4, "itl_p50_ms": 123.4, "itl_p99_ms": 9_876.5, "icl_p50_ms": 123.4}
+    made.runs = [run("rest", "a"), run("sse", "a", **large, tpot_ms=123.4, e2e_ms=98_765.4), run("grpc", "a")]
+    made.bytes["sse"] = 1_000, 9_999_000
+    console.print(report.comparison_table(made))
+    shown = console.export_text()
+    assert "98,765" in shown and "10,000,000" in shown
+    assert "–" in shown and "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_notebook_compares_without_a_terminal() -> None:
+    heard: list[str] = []
+    result = compare.compare(
+        "hello",
+        engine="scripted:tokens=1,interval_ms=0",
+        repeat=1,
+        names=["sse", "sse", "rest"],
+        isolation="thread",
+        progress=lambda what, done: heard.append(what),
+    )
+    assert list(result.rows) == ["sse", "rest"]
+    assert result.rows["sse"].tpot_ms is None
+    assert result.rows["sse"].ttft_ms is not None
+    assert heard[0] == "starting the servers" and heard[-1] == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"repeat": 0}, InvalidRequest),
+        ({"tokens": 0}, InvalidRequest),
+        ({"names": ["sse", "pigeon"]}, StartError),
+        ({"engine": "steam"}, StartError),
+        ({"engine": "scripted:fail_after=1,interval_ms=0", "names": ["sse"]}, EngineFailed),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        compare.compare(**{"engine": "scripted:tokens=2", "isolation": "thread", **options})

@@ -1,0 +1,265 @@
+"""The command line as a person uses it: real commands, their output, their exit status, their end."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import ask, command, connect
+
+from labkit import interfaces
+from labkit.cli import doctor, lab, terminal
+from labkit.engine import ENGINES
+from labkit.errors import LabkitError, StartError
+
+PATIENCE_S = 20.0
+SLOW = "scripted:tokens=4000,interval_ms=20"
+
+
+@contextmanager
+def running(*arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A command that goes on; killed at the end if it still does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labkit", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def first_line(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode()
+
+
+def url_in(line: str) -> str:
+    found = re.search(r"\w+://127\.0\.0\.1:\d+", line)
+    assert found, line
+    return found[0]
+
+
+def assert_one_line(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    assert result.returncode == 2
+    assert result.stderr.startswith("labkit: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_help_and_version_take_their_lists_from_the_registries() -> None:
+    assert command("--version").stdout.startswith("labkit ")
+    shown = command("--help")
+    assert shown.returncode == 0
+    for name in [*interfaces.names(), *ENGINES]:
+        assert name in shown.stdout
+
+
+def test_the_command_line_imports_neither_torch_nor_a_wire_library() -> None:
+    heavy = "{'torch', 'grpc', 'fastapi', 'websockets', 'httpx', 'servers', 'clients'}"
+    code = f"import labkit.cli.app, sys; print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_cleanly_with_an_open_stream_and_frees_its_port(
+    interface: str, number: signal.Signals
+) -> None:
+    if number is signal.SIGTERM and interface != "sse":
+        pytest.skip("the handler is the same one")
+    with running("serve", interface, "--port", "0", "--engine", SLOW) as process:
+        url = url_in(first_line(process))
+        ending = asyncio.run(_reader_of(interface, url, process, number))
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert errors == b""
+    assert ending != "length"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", int(url.rpartition(":")[2])))
+
+
+async def _reader_of(
+    interface: str, url: str, process: "subprocess.Popen[bytes]", number: signal.Signals
+) -> str:
+    """Open a stream, send the signal while it runs, and return how the stream ended."""
+    async with connect(interface, url) as client:
+        reading = asyncio.ensure_future(client.record(ask(4000)))
+        await asyncio.wait([reading], timeout=0.5)
+        assert not reading.done()
+        process.send_signal(number)
+        try:
+            end = (await asyncio.wait_for(reading, PATIENCE_S)).end
+        except LabkitError as error:
+            return error.code
+    return getattr(end, "code", "") or getattr(end, "reason", "")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_example_that_serve_prints_can_be_pasted(interface: str) -> None:
+    with running("serve", interface, "--port", "0", "--engine", "scripted:tokens=3,interval_ms=0") as process:
+        url = url_in(first_line(process))
+        example = next(line.decode().strip() for line in iter(process.stdout.readline, b"") if line.strip())  # type: ignore[union-attr]
+        assert url in example
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        pasted = subprocess.run(
+            example, shell=True, capture_output=True, text=True, timeout=30, env={**os.environ, "PATH": path}
+        )
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
+    assert pasted.returncode == 0
+    assert "quick" in pasted.stdout
+
+
+def test_a_port_in_use_is_one_line(interface: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert_one_line(command("serve", interface, "--port", port, "--engine", "scripted"), port, "in use")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["serve", "pigeon"], "no interface 'pigeon': there are"),
+        (["stream", "pigeon", "x"], "no interface 'pigeon'"),
+        (["stream", "sse", "x", "--engine", "steam"], "no engine 'steam': there are tiny, scripted"),
+        (["serve", "sse", "--engine", "scripted:speed=9"], "no option 'speed'"),
+        (["serve", "sse", "--engine", "scripted:tokens=many"], "valid integer"),
+        (["serve", "sse", "--engine", "scripted", "--flush", "never"], "use token, tokens:N"),
+        (["stream", "sse", "x", "--temperature", "9"], "temperature"),
+        (["stream", "sse", "x", "--url", "localhost:1"], "scheme"),
+        (["stream", "sse", "x", "--url", "http://127.0.0.1:9"], "sse"),
+        (["stream", "sse", "x", "--engine", "scripted:fail_after=2"], "scripted to fail"),
+        (["compare", "--interfaces", "sse,pigeon", "--engine", "scripted"], "pigeon"),
+        (["compare", "--engine", "scripted:fail_after=2", "--isolation", "thread"], "scripted to fail"),
+        (["compare", "--json", "no/such/folder/x.json"], "no such folder"),
+        (["bench", "memory", "--interfaces", "pigeon"], "pigeon"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], word: str) -> None:
+    assert_one_line(command(*arguments), word)
+
+
+def test_stream_prints_text_on_stdout_and_its_figures_on_stderr(interface: str) -> None:
+    result = command(
+        "stream", interface, "hi", "--engine", "scripted:tokens=12,interval_ms=1", "--tokens", "6"
+    )
+    assert result.returncode == 0
+    assert result.stdout == "the quick brown fox jumps over \n"
+    assert re.fullmatch(r"TTFT [\d.,]+ ms, 6 tokens(, [\d.,]+ tokens/s)?, length\n", result.stderr)
+
+
+def test_stream_prints_into_a_pipe_as_tokens_come() -> None:
+    with running("stream", "sse", "hi", "--engine", "scripted:tokens=40,interval_ms=50") as process:
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 65_536)
+        still_running = process.poll() is None
+        rest, _ = process.communicate(timeout=PATIENCE_S)
+    assert still_running
+    assert 0 < len(first) < len(rest) / 4
+
+
+def test_an_interrupt_stops_the_generation_without_a_word() -> None:
+    with running("serve", "sse", "--port", "0", "--engine", SLOW) as server:
+        url = url_in(first_line(server))
+        with running("stream", "sse", "hi", "--tokens", "4000", "--url", url) as process:
+            assert process.stdout is not None
+            os.read(process.stdout.fileno(), 1)
+            assert _open_streams(url) == 1
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130
+        assert errors == b""
+        asyncio.run(_until_none_open(url))
+
+
+def _open_streams(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+        return int(re.findall(rb'"open_streams":\s*(\d+)', response.read())[0])
+
+
+async def _until_none_open(url: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while _open_streams(url):
+            await asyncio.sleep(0.05)
+
+
+def test_a_reader_who_has_enough_ends_the_stream_without_a_word() -> None:
+    with running("stream", "sse", "hi", "--engine", SLOW, "--tokens", "4000") as process:
+        assert process.stdout is not None
+        process.stdout.read(3)
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == 141
+        assert process.stderr is not None and process.stderr.read() == b""
+        process.stdout = None
+
+
+def test_lab_serves_the_first_chapter_until_it_is_interrupted() -> None:
+    with running("lab", "--no-browser", "--port", "18888") as process:
+        line = first_line(process)
+        assert "/lab/tree/notebooks/00" in line
+        with urllib.request.urlopen(line[line.index("http") :].strip(), timeout=20) as response:
+            assert response.status == 200
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+
+
+def test_lab_without_notebooks_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="clone"):
+        lab.find_chapter(tmp_path)
+
+
+def test_lab_listens_on_this_machine_alone_and_as_root_where_it_must(tmp_path: Path) -> None:
+    assert "--ServerApp.ip=127.0.0.1" in lab.command(tmp_path, 8888, as_root=False)
+    assert "--allow-root" not in lab.command(tmp_path, 8888, as_root=False)
+    assert "--allow-root" in lab.command(tmp_path, 8888, as_root=True)
+    assert not lab.has_screen({}, "linux")
+    assert lab.has_screen({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+
+
+def test_doctor_finds_everything_here() -> None:
+    result = command("doctor")
+    assert result.returncode == 0, result.stdout
+    for name in ("torch", "weights", *interfaces.names()):
+        assert name in result.stdout
+
+
+def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
+    wanted = ["torch", "bqplot>=0.12", "uvloop; sys_platform != 'win32'", "mypy; extra == 'dev'"]
+    checks = doctor.packages({"torch": "2.0+cpu"}, wanted, {"uvloop": "0.22.1", "torch": "2.1"})
+    states = {check.name: check.state for check in checks}
+    assert states == {"torch": "ok", "bqplot": "absent", "uvloop": "missing"}
+    by_name = {check.name: check for check in checks}
+    assert by_name["uvloop"].remedy == "pip install uvloop==0.22.1"
+    assert "tested with 2.1" in by_name["torch"].found
+    assert not doctor.can_run(checks)
+    assert doctor.can_run([check for check in checks if check.name != "uvloop"])
+
+
+def test_doctor_finds_weights_that_are_missing_or_cut_short(tmp_path: Path) -> None:
+    assert [check.state for check in doctor.weights(tmp_path)] == ["missing"]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    whole = (doctor.WEIGHTS / "text.safetensors").read_bytes()
+    for size, state in ((len(whole), "ok"), (len(whole) // 2, "missing"), (0, "missing")):
+        (tmp_path / "text.safetensors").write_bytes(whole[:size])
+        assert [check.state for check in doctor.weights(tmp_path)] == [state]
+
+
+def test_an_interface_that_nobody_knows_has_an_example_too() -> None:
+    assert (
+        terminal.example("pigeon", "coo://h:1") == "labkit stream pigeon 'Once upon a time' --url coo://h:1"
+    )
