@@ -7,7 +7,7 @@ import httpx
 
 from labkit.client import Chunk, Client
 from labkit.errors import EngineFailed, Stopping
-from labkit.events import Failed, GenerateRequest
+from labkit.events import Answer, Failed, GenerateRequest
 from labkit.web import http
 from labkit.wire import native
 
@@ -34,7 +34,7 @@ class RESTClient(Client):
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
         if response.is_success:
-            yield Chunk(received, [*native.answer_from_json(body).events()])
+            yield Chunk(received, [*native.answer_from_json(Answer, body).events()])
             return
         refusal = http.refusal(response.status_code, body)
         if not isinstance(refusal, EngineFailed | Stopping):

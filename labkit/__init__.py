@@ -2,10 +2,10 @@
 
 from labkit.client import Client, Recording
 from labkit.engine import Engine, create_engine
+from labkit.engine.text_stream import TokenStream
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.launch.launcher import serve, stop_all
 from labkit.launch.server import Server
-from labkit.stream import TokenStream
 
 __version__ = "0.1.0"
 

@@ -1,32 +1,33 @@
 """The bounded stream between an engine and a server's loop: order, backpressure and cancellation.
 
-The engine puts from its own thread, the reader takes on its event loop. A stream that holds
-`high_water` events is not `writable`: the engine does not schedule it until the reader has drained it
-to the half. That is backpressure, and `peak` shows that it held.
+The engine puts events from its own thread, the reader takes them on its event loop. A stream that holds
+`high_water` events is not `writable`: the engine does not compute for it until the reader has drained it to
+half of that. This is backpressure; `peak` shows that it held.
 """
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
-from labkit.events import Event, Failed, Finished, Stamps, Started, Terminal, Token
+from labkit.events import Event, Failed, Finished, Piece, Started
 
 HIGH_WATER = 64
+NEVER = -1
 
 
 def _nothing() -> None:
     pass
 
 
-class TokenStream:
-    """One request's events: ids contiguous from 0, exactly one terminal event, and it is the last.
+class Stream:
+    """One request's events: ids count from 0 without a gap, and the last event is the only terminal one.
 
-    `high_water` and `peak` count events.
-    Made on the reader's running loop. `on_room` is called on that loop when the engine should look
-    again: the buffer has drained after it was full, or the reader wants no more.
+    Create it on the reader's running loop. It calls `on_room` on that loop when the engine should look
+    again: the buffer has drained after it was full, or the reader wants no more. `high_water` and `peak`
+    count events; `produced` counts the engine's pieces, those included that nobody wanted any more. `stamped`
+    says whether the request asked for stamps.
     """
 
     def __init__(
@@ -42,64 +43,73 @@ class TokenStream:
         self.peak = 0
         self.produced = 0
         self.stamped = stamped
+        self.next_id = 0
         self._on_room = on_room
         self._events: deque[Event] = deque()
-        self._next_id = 0
         self._full = False
-        self._ended = False
-        self._closed = False
-        self._read_id = -1
-        self._read_tokens = 0
-        self._done = False
-        self._cut: Failed | Finished | None = None
+        self._last_id = NEVER  # of the terminal event that the engine put
+        self._closed = False  # by the reader
+        self._read_id = NEVER
+        self._exhausted = False
+        self._cut: Callable[[int], Finished | Failed] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
-    # The engine's side: one thread, any.
+    # The engine's side: one thread, any thread.
 
     @property
     def wanted(self) -> bool:
-        """Whether the reader still waits for more; once false, the engine drops the request."""
-        return not (self._closed or self._ended)
+        """Whether the reader still waits for more; once this is false, the engine drops the request."""
+        return not (self._closed or self._last_id >= 0)
 
     @property
     def writable(self) -> bool:
         """Whether the engine may compute for this stream now: it is wanted and has room."""
-        return not (self._full or self._closed or self._ended)
+        return not (self._full or self._closed or self._last_id >= 0)
 
-    def started(self, model: str, prompt_tokens: int) -> None:
-        self._put(Started(self._next_id, self.request_id, model, prompt_tokens))
+    def started(self, model: str, prompt_tokens: int = 0) -> None:
+        self._put(Started(self.next_id, self.request_id, model, prompt_tokens))
 
-    def token(self, text: str, sampled_ns: int = 0) -> None:
-        """Add one token; `sampled_ns` is when the engine chose it (`time.monotonic_ns`)."""
+    def put(self, piece: Piece) -> None:
+        """Add a piece, whose id must be `next_id`. A stream that nobody wants any more drops it.
+
+        Raises:
+            ValueError: it has another id.
+        """
         self.produced += 1
-        stamps = Stamps(sampled_ns, time.monotonic_ns()) if self.stamped else None
-        self._put(Token(self._next_id, text, stamps))
+        if piece.id != self.next_id:
+            raise ValueError(f"the next piece has id {self.next_id}, not {piece.id}")
+        self._put(piece)  # type: ignore[arg-type]  # the union holds every kind of piece
 
     def finish(self, reason: Literal["stop", "length"]) -> None:
-        self._put(Finished(self._next_id, reason, self.produced))
-        self._ended = True
+        self._end(Finished(self.next_id, reason, self.produced))
 
     def fail(self, code: str, message: str) -> None:
-        self._put(Failed(self._next_id, code, message))
-        self._ended = True
+        self._end(Failed(self.next_id, code, message))
+
+    def _end(self, terminal: Finished | Failed) -> None:
+        if self.wanted:
+            self._last_id = terminal.id
+            self._append(terminal)
 
     def _put(self, event: Event) -> None:
-        if self._closed or self._ended:
-            return
-        self._next_id += 1
+        if self.wanted:
+            self._append(event)
+
+    def _append(self, event: Event) -> None:
+        self.next_id += 1
         self._events.append(event)
-        held = len(self._events)
-        if held > self.peak:
-            self.peak = held
-        if held >= self.high_water:
+        size = len(self._events)
+        if size > self.peak:
+            self.peak = size
+        if size >= self.high_water:
             self._full = True
             # The reader may have drained the buffer just before it could see `_full`.
             if len(self._events) <= self.high_water // 2:
                 self._full = False
-        # The reader sets its waiter and then looks at the buffer; we fill the buffer and then look for
-        # a waiter. One of the two always sees the other.
+        # The reader sets its waiter and then looks at the buffer. The engine fills the buffer and then looks
+        # for a waiter. So at least one of them sees the other.
         if self._waiter is None:
             return
         if threading.get_ident() == self._thread:
@@ -107,43 +117,39 @@ class TokenStream:
             return
         try:
             self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the reader's loop is closed: nobody is left to read
+        except RuntimeError:  # the reader's loop is closed, so nobody is left to read
             self._closed = True
 
     # The reader's side: its loop alone.
 
     def pop(self) -> Event | None:
-        """The next event if one is there; never waits."""
-        if self._done:
+        """The next event if there is one; never waits."""
+        if self._exhausted:
             return None
         if self._events:
             event = self._events.popleft()
             self._read_id = event.id
-            if type(event) is Token:
-                self._read_tokens += 1
-            elif isinstance(event, Terminal):
-                self._done = True
+            if event.id == self._last_id:
+                self._exhausted = True
             if self._full and len(self._events) <= self.high_water // 2:
                 self._full = False
                 self._on_room()
             return event
-        if self._cut is not None:
-            self._done = True
-            self._cut.id = self._read_id + 1
-            if isinstance(self._cut, Finished):
-                self._cut.completion_tokens = self._read_tokens
-        return self._cut
+        if self._cut is None:
+            return None
+        self._exhausted = True
+        return self._cut(self._read_id + 1)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the terminal event was read, or the reader has closed the stream."""
-        return self._done
+        """Whether the reader has read the terminal event, or has closed the stream."""
+        return self._exhausted
 
     async def wait(self, timeout: float | None = None) -> None:
-        """Return when an event may be there, or after `timeout` seconds."""
+        """Return when there may be an event, or after `timeout` seconds."""
         self._waiter = waiter = self._loop.create_future()
         try:
-            if self._events or self._cut is not None or self.exhausted:
+            if self._events or self._cut is not None or self._exhausted:
                 return
             timer = None if timeout is None else self._loop.call_later(timeout, self._wake)
             try:
@@ -154,27 +160,27 @@ class TokenStream:
         finally:
             self._waiter = None
 
-    def __aiter__(self) -> "TokenStream":
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
         while (event := self.pop()) is None:
-            if self.exhausted:
+            if self._exhausted:
                 raise StopAsyncIteration
             await self.wait()
         return event
 
     def cancel(self) -> None:
-        """Stop the model's work; what is buffered still comes, then `Finished("cancelled")`."""
-        self._end_here(Finished(0, "cancelled", 0))
+        """Stop the model's work; what the buffer holds still comes, then `Finished("cancelled")`."""
+        self._cut_off(lambda id: Finished(id, "cancelled", max(0, id - 1)))
 
     def abort(self, code: str, message: str) -> None:
-        """Stop the model's work; what is buffered still comes, then `Failed(code, message)`."""
-        self._end_here(Failed(0, code, message))
+        """Stop the model's work; what the buffer holds still comes, then `Failed(code, message)`."""
+        self._cut_off(lambda id: Failed(id, code, message))
 
     def close(self) -> None:
-        """The reader has gone: stop the model's work and drop what is buffered."""
-        self._closed = self._done = True
+        """Stop the model's work and drop the buffer: the reader has gone."""
+        self._closed = self._exhausted = True
         self._events.clear()
         self._wake()
         self._on_room()
@@ -182,7 +188,8 @@ class TokenStream:
     async def aclose(self) -> None:
         self.close()
 
-    def _end_here(self, terminal: Finished | Failed) -> None:
+    def _cut_off(self, terminal: Callable[[int], Finished | Failed]) -> None:
+        """End the stream on the reader's side: `terminal` makes the last event from its id."""
         if not self.wanted:
             return
         self._closed = True

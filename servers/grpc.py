@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 from grpc import aio
@@ -9,13 +10,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from labkit.errors import LabkitError, StartError
-from labkit.events import Failed
+from labkit.events import Failed, GenerateRequest
+from labkit.service.admission import Caller
 from labkit.service.service import Service
 from labkit.wire import protobuf
 from labkit.wire.proto import inference_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MAX_MESSAGE = 256 * 1024
+SPARE_CALLS = 64
 STATUS = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
     "too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -28,7 +31,6 @@ OPTIONS = [
     ("grpc.so_reuseport", 0),  # with it, a second server on the same port would start without a word
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.max_concurrent_streams", 256),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
@@ -60,7 +62,10 @@ class GrpcListener:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._health = Health(service)
-        self._server = aio.server(options=OPTIONS)
+        # Above the service's own limit: the service refuses one too many at once, and a health check still
+        # gets through. A call beyond the transport's limit would wait without a word.
+        calls = service.admission.max_streams + SPARE_CALLS
+        self._server = aio.server(options=[*OPTIONS, ("grpc.max_concurrent_streams", calls)])
         handler = grpc.unary_stream_rpc_method_handler(
             self._generate,
             request_deserializer=pb.GenerateRequest.FromString,
@@ -98,16 +103,23 @@ class GrpcListener:
         context: Context,
     ) -> AsyncIterator[pb.GenerateReply]:
         try:
-            delivery = self._service.generate(protobuf.request_from_proto(message))
+            request = protobuf.request_from_proto(GenerateRequest, message)
+            delivery = self._service.generate(request, _caller(context))
         except LabkitError as error:
             await _abort(context, error.code, str(error))
         try:
             async for group in delivery:
                 yield protobuf.group_to_proto(group)
-                if isinstance(last := group[-1], Failed):
+                if isinstance(last := group.events[-1], Failed):
                     await _abort(context, last.code, last.message)
         finally:
             await delivery.aclose()
+
+
+def _caller(context: Context) -> Caller:
+    """Who calls: gRPC names a peer as `ipv4:127.0.0.1:50312` or `ipv6:%5B::1%5D:50312`."""
+    address = unquote(context.peer()).partition(":")[2]
+    return Caller(address.rpartition(":")[0].strip("[]"))
 
 
 async def _abort(context: Context, code: str, message: str) -> NoReturn:

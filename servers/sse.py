@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import Body, Query
+from fastapi import Body, Query, Request
 
 from labkit.events import GenerateRequest
 from labkit.service.service import Service
-from labkit.web.app import application
+from labkit.web.app import application, caller
 from labkit.web.eventresponse import EventStream
 from labkit.web.listener import AsgiListener
 
@@ -15,11 +15,11 @@ def create(service: Service) -> AsgiListener:
     app = application(service, "labkit SSE")
 
     @app.get("/generate")
-    async def generate_get(query: Annotated[GenerateRequest, Query()]) -> EventStream:
-        return EventStream(service.generate(query))
+    async def generate_get(query: Annotated[GenerateRequest, Query()], request: Request) -> EventStream:
+        return EventStream(service.generate(query, caller(request)))
 
     @app.post("/generate")
-    async def generate_post(body: Annotated[GenerateRequest, Body()]) -> EventStream:
-        return EventStream(service.generate(body))
+    async def generate_post(body: Annotated[GenerateRequest, Body()], request: Request) -> EventStream:
+        return EventStream(service.generate(body, caller(request)))
 
     return AsgiListener(app)

@@ -8,18 +8,20 @@ A message that cannot be used is answered by {"type": "error", …} and the sock
 import asyncio
 import json
 from typing import Any
+from uuid import uuid4
 
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
-from labkit.errors import InvalidRequest, LabkitError, Overloaded
-from labkit.events import Event, GenerateRequest
-from labkit.service.service import Delivery, Service
-from labkit.web.app import application
+from labkit.errors import InvalidRequest, LabkitError
+from labkit.events import GenerateRequest, Group
+from labkit.service.admission import Caller
+from labkit.service.delivery import Delivery
+from labkit.service.service import Service
+from labkit.web.app import application, caller
 from labkit.web.listener import AsgiListener
 from labkit.wire import native
 
-MAX_STREAMS_PER_SOCKET = 32
 GOING_AWAY = 1001
 
 
@@ -40,6 +42,7 @@ class Conversation:
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service = service
         self._socket = socket
+        self._caller = Caller(caller(socket).host, connection=uuid4().hex)
         self._open: dict[str, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,11 +82,9 @@ class Conversation:
             raise InvalidRequest("type: use generate or cancel")
 
     def _generate(self, request: GenerateRequest) -> None:
-        if len(self._open) >= MAX_STREAMS_PER_SOCKET:
-            raise Overloaded(f"{MAX_STREAMS_PER_SOCKET} answers are open on this socket")
         if request.request_id in self._open:
             raise InvalidRequest(f"request_id: {request.request_id} is in use on this socket")
-        delivery = self._service.generate(request)
+        delivery = self._service.generate(request, self._caller)
         request_id = delivery.request_id
         self._open[request_id] = delivery
         task = asyncio.get_running_loop().create_task(self._answer(request_id, delivery))
@@ -128,7 +129,7 @@ def parse(text: str | None) -> dict[str, Any]:
     return fields
 
 
-def encode(group: list[Event], prefix: bytes) -> str:
+def encode(group: Group, prefix: bytes) -> str:
     """A group as one text frame; `prefix` opens each object with the request's id."""
-    events = [(prefix + native.event_to_json(event)[1:]).decode() for event in group]
+    events = [(prefix + native.to_json(event)[1:]).decode() for event in group.written()]
     return events[0] if len(events) == 1 else f"[{','.join(events)}]"

@@ -10,8 +10,8 @@ from typing import Any
 from support import PATIENCE_S, abandoned
 
 from labkit.engine.openai import OpenAIEngine
+from labkit.engine.text_stream import TokenStream
 from labkit.events import Event, Failed, GenerateRequest, Token
-from labkit.stream import TokenStream
 
 MODELS = b'{"object":"list","data":[{"id":"first","object":"model","owned_by":"us"},{"id":"second"}]}'
 

@@ -13,10 +13,10 @@ import labkit
 from labkit import interfaces
 from labkit.client import Client, Recording
 from labkit.engine.scripted import SCRIPT, ScriptedEngine
+from labkit.engine.text_stream import TokenStream
 from labkit.events import GenerateRequest, Started, Token
 from labkit.launch.server import Server
 from labkit.launch.threaded import ThreadServer
-from labkit.stream import TokenStream
 
 HTTP_BORNE = ("rest", "sse", "websocket")
 PATIENCE_S = 10.0
@@ -97,7 +97,7 @@ def assert_whole(recording: Recording, count: int) -> None:
     assert [type(event) for event in events[1:-1]] == [Token] * count
     assert [token.text for token in tokens(recording)] == script(count)
     assert isinstance(recording.end, labkit.Finished)
-    assert recording.end.completion_tokens == count
+    assert recording.end.pieces == count
 
 
 async def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> float:

@@ -37,11 +37,11 @@ SERVER = '''
 
 from typing import Annotated
 
-from fastapi import Body
+from fastapi import Body, Request
 from fastapi.responses import StreamingResponse
 
 from labkit.wire import native
-from labkit.web.app import application
+from labkit.web.app import application, caller
 from labkit.web.listener import AsgiListener
 from labkit.events import GenerateRequest
 from labkit.service.service import Service
@@ -51,8 +51,9 @@ def create(service: Service) -> AsgiListener:
     app = application(service, "JSON lines")
 
     @app.post("/generate")
-    async def generate(body: Annotated[GenerateRequest, Body()]):
-        return StreamingResponse(lines(service.generate(body)), media_type="application/x-ndjson")
+    async def generate(body: Annotated[GenerateRequest, Body()], request: Request):
+        delivery = service.generate(body, caller(request))
+        return StreamingResponse(lines(delivery), media_type="application/x-ndjson")
 
     return AsgiListener(app)
 
@@ -60,7 +61,7 @@ def create(service: Service) -> AsgiListener:
 async def lines(delivery):
     try:
         async for group in delivery:
-            yield b"".join(native.event_to_json(event) + b"\\n" for event in group)
+            yield b"".join(native.to_json(event) + b"\\n" for event in group.written())
     finally:
         await delivery.aclose()
 '''

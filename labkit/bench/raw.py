@@ -21,7 +21,7 @@ class RawListener:
     scheme = "tcp"
 
     def __init__(self, service: Service) -> None:
-        encoded = (native.event_to_json(Token(index, SCRIPT[index % len(SCRIPT)])) for index in range(256))
+        encoded = (native.to_json(Token(index, SCRIPT[index % len(SCRIPT)])) for index in range(256))
         self._tokens = [eventstream.encode(data, b"token", i) for i, data in enumerate(encoded)]
         self._server: asyncio.Server | None = None
 

@@ -18,6 +18,7 @@ from labkit.engine import create_engine
 from labkit.events import GenerateRequest, Token
 from labkit.figures.metrics import lags_ms, percentile
 from labkit.launch.launcher import serve
+from labkit.service.admission import Caller
 from labkit.service.service import Service
 
 TARGET_MS = 1.0
@@ -140,9 +141,9 @@ async def _beside(service: Service, streams: int, seconds: float) -> tuple[list[
 async def _read(service: Service, end: float) -> int:
     tokens = 0
     while time.monotonic() < end:
-        async with aclosing(service.generate(BUSY)) as delivery:
+        async with aclosing(service.generate(BUSY, Caller())) as delivery:
             async for group in delivery:
-                tokens += sum(isinstance(event, Token) for event in group)
+                tokens += sum(isinstance(event, Token) for event in group.events)
                 if time.monotonic() >= end:
                     break
     return tokens

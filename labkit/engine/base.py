@@ -6,8 +6,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from labkit.errors import InvalidRequest
-from labkit.events import GenerateRequest
-from labkit.stream import TokenStream
+from labkit.stream import Stream
 
 
 class Engine(Protocol):
@@ -19,8 +18,8 @@ class Engine(Protocol):
     def failed(self) -> str | None:
         """Why it answers no more: it is closed, or has broken. None while it does."""
 
-    def submit(self, request: GenerateRequest) -> TokenStream:
-        """Begin to answer, on the caller's running loop; closing the stream stops the work.
+    def submit(self, request: Any) -> Stream:
+        """Begin to answer a workload's request, on the caller's running loop; closing the stream stops it.
 
         Raises:
             InvalidRequest: this engine cannot answer it (a prompt longer than its context, say).

@@ -28,10 +28,10 @@ from labkit.engine.policies import create_policy
 from labkit.engine.runner import SampledSequence
 from labkit.engine.sampling import Sampler
 from labkit.engine.scheduler import Limits, Memory, Preemption, blocks
+from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Watcher
 from labkit.errors import EngineFailed, InvalidRequest
 from labkit.events import GenerateRequest
-from labkit.stream import TokenStream
 
 SEQS = of_type("seqs", Annotated[int, Field(ge=1, le=1024)])
 PREFIX_CACHE = of_type("prefix_cache", Annotated[int, Field(ge=0, le=1 << 20)])

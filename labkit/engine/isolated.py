@@ -22,7 +22,7 @@ from labkit.engine.base import Engine
 from labkit.engine.relayed import RelayedEngine, RelayedStream
 from labkit.errors import EngineFailed, LabkitError, StartError, from_code
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
-from labkit.stream import TokenStream
+from labkit.stream import Stream
 from labkit.wire import native
 
 HOST = "127.0.0.1"
@@ -224,10 +224,10 @@ async def _listen(engine: Engine) -> int:
         except (OSError, asyncio.CancelledError):  # the parent has left, or this process is about to end
             pass
         except LabkitError as error:
-            writer.write(native.event_to_json(Failed(0, error.code, str(error))) + b"\n")
+            writer.write(native.to_json(Failed(0, error.code, str(error))) + b"\n")
         except Exception as error:
             message = f"{engine.name}: {type(error).__name__}: {error}"
-            writer.write(native.event_to_json(Failed(0, "engine_failed", message)) + b"\n")
+            writer.write(native.to_json(Failed(0, "engine_failed", message)) + b"\n")
         finally:
             writer.close()
 
@@ -247,14 +247,14 @@ async def _serve(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.S
         await _send(engine.submit(GenerateRequest.parse(order["generate"])), reader, writer)
 
 
-async def _send(stream: TokenStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _send(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Write each event as a line, as fast as the parent reads; close the stream when it leaves."""
     writer.transport.set_write_buffer_limits(0)
     leaving = asyncio.ensure_future(reader.read(1))
     leaving.add_done_callback(lambda _: stream.close())
     try:
         async for event in stream:
-            writer.write(native.event_to_json(event) + b"\n")
+            writer.write(native.to_json(event) + b"\n")
             await writer.drain()
     finally:
         leaving.cancel()

@@ -8,9 +8,9 @@ from typing import Any
 
 from labkit.engine.base import interval_ms as milliseconds
 from labkit.engine.base import turn
+from labkit.engine.text_stream import TokenStream
 from labkit.errors import EngineFailed, LabkitError
 from labkit.events import GenerateRequest
-from labkit.stream import TokenStream
 
 
 class RelayedStream(TokenStream):

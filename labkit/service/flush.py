@@ -1,11 +1,11 @@
-"""Flush policies: when the tokens that wait at a server are written out together.
+"""Flush policies: when a server writes the pieces that wait, and how many together.
 
-A policy groups writes and never merges events: n tokens in one write are still n events with n ids.
-Policies have a text form, used by the command line, the knobs and the subprocess alike:
-`token`, `tokens:N` (N tokens a write), `ms:T` (what T milliseconds brought).
+A policy groups writes and never merges events: n pieces in one write are still n events with n ids.
+Policies have a text form, which the command line, the knobs and the subprocess use alike:
+`token` (each piece), `tokens:N` (N pieces a write), `ms:T` (what T milliseconds brought).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -16,20 +16,20 @@ MAX_MS = 10_000.0
 
 
 class FlushPolicy(Protocol):
-    """Decides, each time a token arrives or a wait is over, whether the group is due."""
+    """Decides, each time a piece arrives or a wait is over, whether the group is due."""
 
     def wait_s(self, pending: int, age_s: float) -> float:
-        """Seconds until a group must be written; 0: now, `inf`: not before more tokens come.
+        """Seconds until a group must be written; 0: now, `inf`: not before more pieces come.
 
         Args:
-            pending: tokens in the group, at least 1.
-            age_s: seconds since the first of them was taken.
+            pending: pieces in the group, at least 1.
+            age_s: seconds since the server took the first of them.
         """
 
 
 @dataclass(frozen=True)
-class EveryToken:
-    """Write each token as it comes: the lowest latency, the most writes."""
+class EveryPiece:
+    """Write each piece as it comes: the lowest latency, the most writes."""
 
     def wait_s(self, pending: int, age_s: float) -> float:
         return 0.0
@@ -40,7 +40,7 @@ class EveryToken:
 
 @dataclass(frozen=True)
 class EveryN:
-    """Write when `n` tokens have gathered."""
+    """Write when `n` pieces have gathered."""
 
     n: int
 
@@ -53,7 +53,7 @@ class EveryN:
 
 @dataclass(frozen=True)
 class EveryMs:
-    """Write what has gathered `ms` milliseconds after the first token of the group."""
+    """Write what has gathered `ms` milliseconds after the first piece of the group."""
 
     ms: float
 
@@ -64,8 +64,15 @@ class EveryMs:
         return f"ms:{self.ms:g}"
 
 
+@dataclass
+class FlushKnob:
+    """Holds the policy in force. Any thread may replace it while streams run."""
+
+    policy: FlushPolicy = field(default_factory=EveryPiece)
+
+
 def parse_policy(text: str) -> FlushPolicy:
-    """The policy that a text form names.
+    """Build the policy that a text form names.
 
     Raises:
         InvalidRequest: the text is no policy, or its number is out of range.
@@ -73,7 +80,7 @@ def parse_policy(text: str) -> FlushPolicy:
     kind, _, number = text.partition(":")
     try:
         if kind == "token" and not number:
-            return EveryToken()
+            return EveryPiece()
         if kind == "tokens" and 1 <= int(number) <= MAX_GROUP:
             return EveryN(int(number))
         if kind == "ms" and 0 < float(number) <= MAX_MS:

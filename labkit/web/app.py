@@ -8,9 +8,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from labkit.errors import LabkitError
 from labkit.events import explain
+from labkit.service.admission import Caller
 from labkit.service.service import Service
 from labkit.web.guard import error_response
 
@@ -23,6 +25,11 @@ STATUS = {
     "stopping": 503,
     "engine_failed": 500,
 }
+
+
+def caller(connection: HTTPConnection) -> Caller:
+    """Who sent this request."""
+    return Caller(connection.client.host if connection.client else "")
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

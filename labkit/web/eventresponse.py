@@ -6,16 +6,18 @@ from typing import get_args
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from labkit.events import Event
-from labkit.service.service import Delivery
+from labkit.events import Event, Group
+from labkit.service.delivery import Delivery
 from labkit.wire import eventstream, native
 
-KINDS: dict[type, bytes] = {kind: kind.__struct_config__.tag.encode() for kind in get_args(Event)}
+TAGS: dict[type, bytes] = {kind: kind.__struct_config__.tag.encode() for kind in get_args(Event)}
 
 
-def encode(group: list[Event]) -> bytes:
-    """A group in labkit's own form, as the bytes of one write."""
-    return b"".join([eventstream.encode(native.event_to_json(e), KINDS[type(e)], e.id) for e in group])
+def encode(group: Group) -> bytes:
+    """Encode a group in labkit's own form, as the bytes of one write."""
+    return b"".join(
+        [eventstream.encode(native.to_json(event), TAGS[type(event)], event.id) for event in group.written()]
+    )
 
 
 class EventStream(EventSourceResponse):
@@ -24,7 +26,7 @@ class EventStream(EventSourceResponse):
     From sse-starlette come the headers, keep-alive comments and the watch for a client that leaves.
     """
 
-    def __init__(self, delivery: Delivery, encode: Callable[[list[Event]], bytes] = encode) -> None:
+    def __init__(self, delivery: Delivery, encode: Callable[[Group], bytes] = encode) -> None:
         super().__init__(delivery, sep="\n")
         self._delivery = delivery
         self._encode = encode
@@ -36,8 +38,8 @@ class EventStream(EventSourceResponse):
             await self._delivery.aclose()
 
     async def _stream_response(self, send: Send) -> None:
-        # The parent's loop opens a cancel scope and formats a log line for each chunk: twice what all the
-        # rest of a token's way costs.
+        # The parent's loop opens a cancel scope and formats a log line for each chunk, which costs twice as
+        # much as all the rest of a token's way.
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for group in self._delivery:
             await send({"type": "http.response.body", "body": self._encode(group), "more_body": True})

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Record
 from labkit.errors import EngineFailed
 from labkit.events import Failed, Finished, GenerateRequest, Token
-from labkit.stream import TokenStream
 from labkit.widgets.knobs import Knob, budget_knob, pace_knob, policy_knob
 from labkit.widgets.panel import Panel
 from labkit.widgets.picture import Picture

@@ -168,7 +168,7 @@ async def test_oversized_request_is_refused_and_the_server_lives(interface: str)
 async def test_too_many_streams_are_refused_until_one_has_ended(interface: str) -> None:
     engine = Watched(tokens=100_000, interval_ms=5)
     with thread_server(interface, engine) as server:
-        server.service.max_streams = 2
+        server.service.admission.max_streams = 2
         async with connect(interface, server) as client:
             running = [asyncio.create_task(client.record(ask(60_000))) for _ in range(2)]
             await until(lambda: server.service.open_streams == 2, "two streams are open")

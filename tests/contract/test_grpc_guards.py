@@ -162,7 +162,7 @@ async def test_engine_failure_ends_in_internal(channel: aio.Channel, engine: Wat
 
 
 async def test_too_many_streams_are_resource_exhausted(server: ThreadServer, channel: aio.Channel) -> None:
-    server.service.max_streams = 0
+    server.service.admission.max_streams = 0
     assert (await status(generate(channel)))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

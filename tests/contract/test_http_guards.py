@@ -297,9 +297,10 @@ async def test_engine_failure_as_each_protocol_says_it() -> None:
 
 
 async def test_too_many_streams_say_when_to_come_again(generating: ThreadServer) -> None:
-    usual, generating.service.max_streams = generating.service.max_streams, 0
+    admission = generating.service.admission
+    usual, admission.max_streams = admission.max_streams, 0
     async with http(generating) as client:
         response = await client.post("/generate", json={"prompt": "x"})
-    generating.service.max_streams = usual
+    admission.max_streams = usual
     refusal(response, 503, "overloaded")
     assert response.headers["retry-after"] == "1"

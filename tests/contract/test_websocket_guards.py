@@ -66,7 +66,7 @@ def assert_answer(frames: Frames, request_id: str, count: int) -> None:
     mine = [frame for frame in frames if frame["request_id"] == request_id]
     assert [frame["id"] for frame in mine] == list(range(count + 2))
     assert [frame["text"] for frame in mine[1:-1]] == script(count)
-    assert (mine[-1]["type"], mine[-1]["completion_tokens"]) == ("finished", count)
+    assert (mine[-1]["type"], mine[-1]["pieces"]) == ("finished", count)
 
 
 async def assert_open(connection: ClientConnection) -> None:
@@ -158,7 +158,7 @@ async def test_cancel_ends_one_answer_and_no_other(server: ThreadServer, engine:
         end = next(f for f in frames if f["request_id"] == "long" and f["type"] == "finished")
         texts = [f for f in frames if f["request_id"] == "long" and f["type"] == "token"]
         assert end["reason"] == "cancelled"
-        assert (end["completion_tokens"], end["id"]) == (len(texts), len(texts) + 1)
+        assert (end["pieces"], end["id"]) == (len(texts), len(texts) + 1)
         assert_answer(frames, "short", 40)
         await until(lambda: server.service.open_streams == 0, "both are forgotten")
         await say(connection, type="cancel", request_id="long")

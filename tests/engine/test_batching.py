@@ -16,12 +16,13 @@ from torch import Tensor
 from labkit.engine.local import LocalEngine
 from labkit.engine.policies import POLICIES
 from labkit.engine.sampling import Sampler, sample
+from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
 from labkit.errors import InvalidRequest
 from labkit.events import Event, Finished, GenerateRequest, Started, Token
 from labkit.models import stories
 from labkit.models.tokenizer import Tokenizer
-from labkit.stream import HIGH_WATER, TokenStream
+from labkit.stream import HIGH_WATER
 from labkit.wire import native, protobuf
 from labkit.wire.proto import inference_pb2 as pb
 
@@ -49,7 +50,7 @@ def whole(events: list[Event]) -> str:
     started, *tokens, finished = events
     assert isinstance(started, Started) and isinstance(finished, Finished)
     assert [event.id for event in events] == list(range(len(events)))
-    assert finished.completion_tokens == len(tokens)
+    assert finished.pieces == len(tokens)
     return "".join(token.text for token in tokens if isinstance(token, Token))
 
 
@@ -253,7 +254,7 @@ async def test_rougher_numbers_write_stories_too(options: dict[str, Any]) -> Non
 async def test_the_readers_pace_travels_to_the_scheduler(engine: LocalEngine, travel: Any) -> None:
     sent = travel(GenerateRequest(prompt="Once", max_tokens=1, reader_tps=3.25, request_id="slow"))
     received = (
-        protobuf.request_from_proto(pb.GenerateRequest.FromString(sent.SerializeToString()))
+        protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest.FromString(sent.SerializeToString()))
         if isinstance(sent, pb.GenerateRequest)
         else GenerateRequest.parse(sent)
     )

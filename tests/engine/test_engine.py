@@ -15,11 +15,12 @@ from support import PATIENCE_S, until
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
 from labkit.engine.scheduler import Limits
+from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Moved, Record
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.service.service import Service
-from labkit.stream import HIGH_WATER, TokenStream
+from labkit.stream import HIGH_WATER
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ async def test_the_context_is_the_limit(engine: LocalEngine) -> None:
     assert isinstance(last, Finished)
     assert last.reason == "length"
     # the last token is written but never read
-    assert last.completion_tokens == context - len(engine.vocabulary.prompt("Once")) + 1
+    assert last.pieces == context - len(engine.vocabulary.prompt("Once")) + 1
     with pytest.raises(InvalidRequest, match=f"context is {context}"):
         engine.submit(GenerateRequest(prompt="word " * context))
 

@@ -17,9 +17,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 import labkit
 from labkit.engine import create_engine, trace
+from labkit.engine.text_stream import TokenStream
 from labkit.errors import InvalidRequest, StartError
 from labkit.events import Event, Finished, GenerateRequest, Started, Token
-from labkit.stream import TokenStream
 
 transformers: Any = pytest.importorskip("transformers", reason='needs pip install "labkit[hf]"')
 
@@ -339,7 +339,7 @@ async def test_the_context_is_the_limit(llama: Path) -> None:
         *_, last = await collect(engine.submit(ask("Once", 100)))
         prompt = len(engine.vocabulary.prompt("Once"))
         assert isinstance(last, Finished)
-        assert (last.reason, last.completion_tokens) == ("length", 33 - prompt)
+        assert (last.reason, last.pieces) == ("length", 33 - prompt)
         with pytest.raises(InvalidRequest, match="context is 32"):
             engine.submit(ask("the fox " * 30))
 

@@ -17,9 +17,10 @@ from support import PATIENCE_S, connect, script, settled, thread_server, tokens,
 from labkit.background import LoopThread
 from labkit.engine import create_engine
 from labkit.engine.isolated import IsolatedEngine
+from labkit.engine.text_stream import TokenStream
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
-from labkit.stream import HIGH_WATER, TokenStream
+from labkit.stream import HIGH_WATER, Stream
 
 ENDLESS = "scripted:tokens=60000,interval_ms=5"
 
@@ -43,7 +44,7 @@ def request(max_tokens: int, *, stamps: bool = False) -> GenerateRequest:
     return GenerateRequest(prompt="one two three", max_tokens=max_tokens, stamps=stamps)
 
 
-async def collect(stream: TokenStream) -> list[Event]:
+async def collect(stream: Stream) -> list[Event]:
     async with asyncio.timeout(PATIENCE_S):
         return [event async for event in stream]
 

@@ -29,9 +29,10 @@ from support import PATIENCE_S, connect, settled, thread_server, until
 
 from labkit.background import LoopThread
 from labkit.engine import openai
+from labkit.engine.text_stream import TokenStream
 from labkit.errors import EngineFailed, InvalidRequest
 from labkit.events import Failed, Finished, GenerateRequest, Started, Token
-from labkit.stream import HIGH_WATER, TokenStream
+from labkit.stream import HIGH_WATER
 
 
 @pytest.fixture(autouse=True)
@@ -243,4 +244,4 @@ async def test_every_interface_carries_it(interface: str) -> None:
             await asyncio.to_thread(server.stop)
     assert recording.text == "Hello, wörld"
     assert isinstance(recording.end, Finished)
-    assert recording.end.completion_tokens == 2
+    assert recording.end.pieces == 2

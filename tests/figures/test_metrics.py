@@ -117,8 +117,8 @@ def test_percentile_has_no_rounding_of_its_own() -> None:
 
 def test_lags_of_each_hop() -> None:
     made = Recording("hand", 0)
-    one = Token(1, "a", Stamps(10 * MS, 11 * MS, 15 * MS, 16 * MS))
-    two = Token(2, "b", Stamps(12 * MS, 12 * MS, 15 * MS, 17 * MS))
+    one = Token(1, "a", stamps=Stamps(10 * MS, 11 * MS, 15 * MS, 16 * MS))
+    two = Token(2, "b", stamps=Stamps(12 * MS, 12 * MS, 15 * MS, 17 * MS))
     made.chunks = [Chunk(20 * MS, [Started(0, "r", "m", 1), one, two, Token(3, "no stamps")])]
     assert metrics.lags_ms(made) == {
         "sampled→queued": [1, 0],

@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ByHand, ask
 
+from labkit.engine.text_stream import TokenStream
 from labkit.errors import InvalidRequest
 from labkit.events import Event, Failed, Finished, Token
-from labkit.service.flush import MAX_GROUP, MAX_MS, EveryMs, EveryN, EveryToken, FlushPolicy, parse_policy
-from labkit.service.service import Delivery, Service
-from labkit.stream import TokenStream
+from labkit.service.admission import Caller
+from labkit.service.delivery import Delivery
+from labkit.service.flush import MAX_GROUP, MAX_MS, EveryMs, EveryN, EveryPiece, FlushPolicy, parse_policy
+from labkit.service.service import Service
 
 policies = st.one_of(
-    st.just(EveryToken()),
+    st.just(EveryPiece()),
     st.integers(1, MAX_GROUP).map(EveryN),
     st.integers(1, int(MAX_MS)).map(float).map(EveryMs),
 )
@@ -32,7 +34,7 @@ def test_text_form_round_trips(policy: FlushPolicy) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("token", EveryToken()),
+        ("token", EveryPiece()),
         ("tokens:1", EveryN(1)),
         ("tokens:512", EveryN(512)),
         ("ms:0.5", EveryMs(0.5)),
@@ -57,7 +59,7 @@ def test_what_is_no_policy(text: str) -> None:
 
 
 def test_when_a_group_is_due() -> None:
-    assert EveryToken().wait_s(1, 0.0) == 0
+    assert EveryPiece().wait_s(1, 0.0) == 0
     assert [EveryN(3).wait_s(pending, 9.0) for pending in (1, 2, 3, 4)] == [inf, inf, 0, 0]
     assert EveryMs(20).wait_s(1, 0.0) == pytest.approx(0.02)
     assert EveryMs(20).wait_s(5, 0.015) == pytest.approx(0.005)
@@ -71,7 +73,7 @@ class Desk:
     def __init__(self, flush: str) -> None:
         engine = ByHand()
         self.service = Service(engine, parse_policy(flush))
-        self.delivery: Delivery = self.service.generate(ask())
+        self.delivery: Delivery = self.service.generate(ask(), Caller())
         self.stream: TokenStream = engine.streams[0]
         self.stream.started("by hand", 1)
 
@@ -80,7 +82,7 @@ class Desk:
             self.stream.token("x")
 
     async def rest(self) -> list[list[Event]]:
-        groups = [group async for group in self.delivery]
+        groups = [group.events async for group in self.delivery]
         flat = [event for group in groups for event in group]
         assert [event.id for event in flat] == list(range(flat[0].id, flat[0].id + len(flat)))
         return groups
@@ -91,7 +93,8 @@ def sizes(groups: list[list[Event]]) -> list[int]:
 
 
 async def next_group(desk: Desk) -> list[Event]:
-    return await asyncio.wait_for(anext(desk.delivery), 5)
+    group = await asyncio.wait_for(anext(desk.delivery), 5)
+    return group.events
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ async def test_by_time_has_an_end_though_more_is_always_there(monkeypatch: pytes
     """Each look at the clock takes 10 ms: the sixth token finds its group 50 ms old."""
     ticks = itertools.count(1)
     clock = SimpleNamespace(monotonic=lambda: next(ticks) / 100, monotonic_ns=time.monotonic_ns)
-    monkeypatch.setattr("labkit.service.service.time", clock)
+    monkeypatch.setattr("labkit.service.delivery.time", clock)
     desk = Desk("ms:45")
     desk.put(60)
     assert [len(await next_group(desk)) for _ in range(3)] == [1, 6, 6]
@@ -199,16 +202,21 @@ async def test_policy_changed_to_time_counts_the_age_that_the_group_has() -> Non
     assert len(await asyncio.wait_for(coming, 0.5)) == 2
 
 
-async def test_group_stamps_its_tokens_with_one_time() -> None:
+async def test_the_time_of_flushing_is_the_groups_and_not_its_events() -> None:
     engine = ByHand()
     service = Service(engine, EveryN(3))
-    delivery = service.generate(ask(stamps=True))
-    stream = engine.streams[0]
+    delivery = service.generate(ask(stamps=True), Caller())
+    before = time.monotonic_ns()
     for _ in range(3):
-        stream.token("x", 1)
+        engine.streams[0].token("x", 1)
     group = await anext(delivery)
-    flushed = {event.stamps.flushed for event in group if isinstance(event, Token) and event.stamps}
-    assert len(flushed) == 1 and flushed != {0}
+    assert before <= group.flushed_ns <= time.monotonic_ns()
+    assert flushed(group.events) == [0, 0, 0]
+    assert flushed(group.written()) == [group.flushed_ns] * 3
+
+
+def flushed(events: list[Event]) -> list[int]:
+    return [event.stamps.flushed for event in events if isinstance(event, Token) and event.stamps]
 
 
 async def test_closed_delivery_stops_the_work_and_is_forgotten() -> None:

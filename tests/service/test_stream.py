@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from labkit.engine.text_stream import TokenStream
 from labkit.events import Event, Failed, Finished, Started, Token
-from labkit.stream import HIGH_WATER, TokenStream
+from labkit.stream import HIGH_WATER
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ async def test_reader_that_leaves_while_a_thread_puts(how: str, nervous: None) -
             continue
         assert_one_end(events)
         if isinstance(end := events[-1], Finished):
-            assert end.completion_tokens == len(events) - 2
+            assert end.pieces == len(events) - 2
             assert end.reason == "stop" or how == "cancel"
 
 

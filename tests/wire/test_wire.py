@@ -1,5 +1,6 @@
 """Events and requests to bytes and back: nothing is lost in JSON or in protobuf."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from labkit.errors import ConnectionLost, InvalidRequest
-from labkit.events import Answer, Event, Failed, Finished, GenerateRequest, Stamps, Started, Token
+from labkit.events import Answer, Event, Failed, Finished, GenerateRequest, Group, Stamps, Started, Token
 from labkit.wire import native, protobuf
 from labkit.wire.proto import generate
 from labkit.wire.proto import inference_pb2 as pb
@@ -20,7 +21,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 times = st.integers(0, 2**63 - 1)
 stamps = st.builds(Stamps, times, times, times, times)
 reasons = st.sampled_from(["stop", "length", "cancelled"])
-tokens = st.builds(Token, ids, texts, st.none() | stamps)
+tokens = st.builds(Token, ids, texts, stamps=st.none() | stamps)
 events = st.one_of(
     st.builds(Started, ids, texts, texts, st.integers(0, 2**31)),
     tokens,
@@ -45,44 +46,59 @@ requests = st.builds(
 
 @given(events)
 def test_event_survives_json(event: Event) -> None:
-    data = native.event_to_json(event)
+    data = native.to_json(event)
     assert b"\n" not in data and b"\r" not in data, "a line break would end a server-sent event's data"
     assert native.event_from_json(data) == event
 
 
 @given(st.lists(events, min_size=1, max_size=5))
-def test_group_survives_protobuf(group: list[Event]) -> None:
-    reply = pb.GenerateReply.FromString(protobuf.group_to_proto(group).SerializeToString())
-    assert protobuf.group_from_proto(reply) == group
+def test_group_survives_protobuf(events: list[Event]) -> None:
+    reply = pb.GenerateReply.FromString(protobuf.group_to_proto(Group(events)).SerializeToString())
+    assert protobuf.group_from_proto(reply) == events
 
 
 @given(st.lists(events, max_size=5))
 def test_list_survives_json(group: list[Event]) -> None:
-    data = b"[" + b",".join(native.event_to_json(event) for event in group) + b"]"
+    data = b"[" + b",".join(native.to_json(event) for event in group) + b"]"
     assert native.events_from_json(data) == group
 
 
 @given(st.builds(Answer, texts, texts, texts, reasons, ids, ids, st.lists(tokens, max_size=5)))
 def test_answer_survives_json(answer: Answer) -> None:
-    assert native.answer_from_json(native.answer_to_json(answer)) == answer
+    assert native.answer_from_json(Answer, native.to_json(answer)) == answer
 
 
 @given(requests)
 def test_request_survives_both(request: GenerateRequest) -> None:
     assert GenerateRequest.parse(native.request_to_dict(request)) == request
     message = pb.GenerateRequest.FromString(protobuf.request_to_proto(request).SerializeToString())
-    assert protobuf.request_from_proto(message) == request
+    assert protobuf.request_from_proto(GenerateRequest, message) == request
 
 
-def test_written_is_stamped_by_whoever_writes() -> None:
-    for write in (
-        lambda token: native.event_to_json(token),
-        lambda token: protobuf.group_to_proto([token]),
-        lambda token: native.answer_to_json(Answer("r", "m", "x", "stop", 1, 1, [token])),
-    ):
-        token = Token(1, "x", Stamps(5, 6, 7))
-        write(token)
-        assert token.stamps is not None and token.stamps.written > 7
+def test_a_write_has_its_own_stamps_and_leaves_the_event_as_it_was() -> None:
+    token = Token(1, "x", stamps=Stamps(5, 6))
+    early, late = Group([token], flushed_ns=7), Group([token], flushed_ns=8)
+    for group in (early, late):
+        [travelling] = group.written()
+        assert isinstance(travelling, Token) and travelling.stamps is not None
+        assert (travelling.stamps.sampled, travelling.stamps.queued) == (5, 6)
+        assert travelling.stamps.flushed == group.flushed_ns
+        assert group.flushed_ns < travelling.stamps.written <= time.monotonic_ns()
+        [from_proto] = protobuf.group_from_proto(protobuf.group_to_proto(group))
+        assert isinstance(from_proto, Token) and from_proto.stamps is not None
+        assert from_proto.stamps.flushed == group.flushed_ns
+    assert token == Token(1, "x", stamps=Stamps(5, 6))
+
+
+def test_a_write_without_stamps_carries_the_events_themselves() -> None:
+    events: list[Event] = [Started(0, "r", "m", 3), Token(1, "x")]
+    assert Group(events).written() is events
+
+
+@pytest.mark.parametrize("event", [Started(0, "r", "m"), Token(1, "x"), Finished(2, "stop", 1), Stamps(1)])
+def test_events_cannot_be_changed(event: Event) -> None:
+    with pytest.raises(AttributeError):
+        event.id = 9  # type: ignore[misc]
 
 
 def test_answer_and_its_events_are_one() -> None:
@@ -112,7 +128,7 @@ def test_broken_stream_is_no_answer(broken: list[Event]) -> None:
         b'{"type":"other","id":1}',
         b'{"type":"token","id":"1","text":""}',
         b'{"type":"token","id":1,"text":"\xff"}',
-        b'{"type":"finished","id":1,"reason":"because","completion_tokens":1}',
+        b'{"type":"finished","id":1,"reason":"because","pieces":1}',
     ],
 )
 def test_what_is_no_event(data: bytes) -> None:
@@ -135,18 +151,20 @@ def test_message_of_no_known_kind_is_refused() -> None:
 
 
 def test_fields_left_out_of_the_message_take_the_defaults_of_the_request() -> None:
-    assert protobuf.request_from_proto(pb.GenerateRequest(prompt="x")) == GenerateRequest(prompt="x")
+    assert protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest(prompt="x")) == GenerateRequest(
+        prompt="x"
+    )
     with pytest.raises(InvalidRequest, match="prompt"):
-        protobuf.request_from_proto(pb.GenerateRequest())
+        protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest())
 
 
 def test_zero_that_was_set_is_no_default() -> None:
     message = pb.GenerateRequest(prompt="x", temperature=0.0, top_k=0, seed=0, ignore_eos=False)
-    assert protobuf.request_from_proto(message).temperature == 0
+    assert protobuf.request_from_proto(GenerateRequest, message).temperature == 0
     with pytest.raises(InvalidRequest, match="max_tokens"):
-        protobuf.request_from_proto(pb.GenerateRequest(prompt="x", max_tokens=0))
+        protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest(prompt="x", max_tokens=0))
     with pytest.raises(InvalidRequest, match="top_p"):
-        protobuf.request_from_proto(pb.GenerateRequest(prompt="x", top_p=0))
+        protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest(prompt="x", top_p=0))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +179,11 @@ def test_zero_that_was_set_is_no_default() -> None:
     ],
 )
 def test_every_field_is_in_the_proto(kind: Any, message: Any) -> None:
-    names = set(kind.model_fields) if issubclass(kind, BaseModel) else set(kind.__struct_fields__) - {"id"}
+    names = (
+        set(kind.model_fields)
+        if issubclass(kind, BaseModel)
+        else set(kind.__struct_fields__) - {"id", "stamps"}
+    )
     assert {field.name for field in message.DESCRIPTOR.fields} == names
 
 

@@ -39,18 +39,20 @@ class GenerateReply(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("id", "started", "token", "finished", "failed")
+    __slots__ = ("id", "started", "token", "finished", "failed", "stamps")
     ID_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    STAMPS_FIELD_NUMBER: _ClassVar[int]
     id: int
     started: Started
     token: Token
     finished: Finished
     failed: Failed
-    def __init__(self, id: _Optional[int] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
+    stamps: Stamps
+    def __init__(self, id: _Optional[int] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("request_id", "model", "prompt_tokens")
@@ -63,12 +65,10 @@ class Started(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("text", "stamps")
+    __slots__ = ("text",)
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    STAMPS_FIELD_NUMBER: _ClassVar[int]
     text: str
-    stamps: Stamps
-    def __init__(self, text: _Optional[str] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class Stamps(_message.Message):
     __slots__ = ("sampled", "queued", "flushed", "written")
@@ -83,12 +83,12 @@ class Stamps(_message.Message):
     def __init__(self, sampled: _Optional[int] = ..., queued: _Optional[int] = ..., flushed: _Optional[int] = ..., written: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "completion_tokens")
+    __slots__ = ("reason", "pieces")
     REASON_FIELD_NUMBER: _ClassVar[int]
-    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    completion_tokens: int
-    def __init__(self, reason: _Optional[str] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+    pieces: int
+    def __init__(self, reason: _Optional[str] = ..., pieces: _Optional[int] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("code", "message")

@@ -1,0 +1,60 @@
+"""Who may open how many streams: every limit on open streams stands here."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from labkit.errors import Overloaded
+
+MAX_STREAMS = 256
+MAX_PER_CONNECTION = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Args:
+        host: the peer's address, as the server's socket sees it; empty where there is none.
+        connection: names a connection that carries many answers at once, such as a WebSocket; empty where
+            the protocol keeps its connections to itself.
+    """
+
+    host: str = ""
+    connection: str = ""
+
+
+class Admission:
+    """Counts open streams and refuses one too many. Use it on the server's loop alone.
+
+    Args:
+        max_streams: of all callers together.
+        max_per_connection: on one connection that its callers name.
+    """
+
+    def __init__(self, max_streams: int = MAX_STREAMS, max_per_connection: int = MAX_PER_CONNECTION) -> None:
+        self.max_streams = max_streams
+        self.max_per_connection = max_per_connection
+        self.open_streams = 0
+        self._on_connection: Counter[str] = Counter()
+
+    def enter(self, caller: Caller) -> None:
+        """Count one more stream of this caller's; `leave` gives its place back.
+
+        Raises:
+            Overloaded: there is no place for it.
+        """
+        if self.open_streams >= self.max_streams:
+            raise Overloaded(f"{self.max_streams} streams are open; try again when one has finished")
+        if caller.connection:
+            if self._on_connection[caller.connection] >= self.max_per_connection:
+                raise Overloaded(f"{self.max_per_connection} answers are open on this connection")
+            self._on_connection[caller.connection] += 1
+        self.open_streams += 1
+
+    def leave(self, caller: Caller) -> None:
+        """A stream of this caller's has closed."""
+        self.open_streams -= 1
+        if caller.connection:
+            self._on_connection[caller.connection] -= 1
+            if not self._on_connection[caller.connection]:
+                del self._on_connection[caller.connection]
