@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from labkit import interfaces
 from labkit.errors import LabkitError
+from labkit.launch.server import Options
 from labkit.launch.threaded import ThreadServer
 
 
@@ -35,8 +36,8 @@ def main() -> None:
             server.stop()
 
 
-def _start(name: str, server: str, engine: str, host: str, flush: str, port: int) -> ThreadServer:
-    started = ThreadServer(name, interfaces.dereference(server), engine, host, port, flush)
+def _start(name: str, server: str, engine: str, options: dict[str, Any]) -> ThreadServer:
+    started = ThreadServer(name, interfaces.dereference(server), engine, Options(**options))
     started.start()
     return started
 

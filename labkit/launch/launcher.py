@@ -15,9 +15,9 @@ from labkit.engine import Engine, close_engines
 from labkit.errors import StartError
 from labkit.interfaces import Create
 from labkit.launch.process import ProcessServer
-from labkit.launch.server import Server
+from labkit.launch.server import Options, Server
 from labkit.launch.threaded import ThreadServer
-from labkit.service.flush import parse_policy
+from labkit.service.admission import MAX_STREAMS
 
 _started: weakref.WeakSet[Server] = weakref.WeakSet()
 
@@ -29,6 +29,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     flush: str = "token",
+    max_streams: int = MAX_STREAMS,
     isolation: Literal["thread", "process"] = "thread",
 ) -> Server:
     """Start a server and return when it answers.
@@ -39,21 +40,23 @@ def serve(
             which the server makes an engine of its own and closes it when it stops.
         port: 0 takes any free one. A server of this process that holds the port is replaced.
         flush: the flush policy at the start; `Server.tune` changes it while streams run.
+        max_streams: how many answers may be open at once; one more is refused as overloaded.
         isolation: `"thread"`, in this process, or `"process"`, in one of its own (needs the text form).
 
     Raises:
-        StartError: the port is in use, the weights are missing, an option is wrong.
+        StartError: the port is in use, the weights are missing, the engine has no such option.
+        InvalidRequest: no such flush policy, or `max_streams` below 1.
     """
     create = interfaces.server(interface)
     name = interface if isinstance(interface, str) else create.__module__.rpartition(".")[2]
-    parse_policy(flush)
+    options = Options(host, port, flush, max_streams)
     server: Server
     if isolation == "process":
         if not isinstance(engine, str):
             raise StartError("a subprocess makes its own engine: give it as text, such as 'tiny'")
-        server = ProcessServer(name, create, engine, host, port, flush)
+        server = ProcessServer(name, create, engine, options)
     else:
-        server = ThreadServer(name, create, engine, host, port, flush)
+        server = ThreadServer(name, create, engine, options)
     for other in [other for other in _started if port and (other.host, other.port) == (host, port)]:
         other.stop()
     server.start()

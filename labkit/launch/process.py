@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import asdict, replace
 from typing import Any
 
 from labkit import interfaces
 from labkit.errors import StartError, from_code
 from labkit.interfaces import Create
-from labkit.launch.server import Server
+from labkit.launch.server import Options, Server
 from labkit.service.flush import parse_policy
 
 START_S = 60.0
@@ -24,14 +25,12 @@ class ProcessServer(Server):
     So it cannot outlive this process, whatever ends it, and an interrupt of this process does not reach it.
     """
 
-    def __init__(self, name: str, create: Create, engine: str, host: str, port: int, flush: str) -> None:
-        super().__init__(name, host, port)
+    def __init__(self, name: str, create: Create, engine: str, options: Options) -> None:
+        super().__init__(name, options)
         self._config = {
             "name": name,
             "server": interfaces.reference(create),
             "engine": engine,
-            "host": host,
-            "flush": flush,
         }
         if create.__module__ == "__main__" or "<locals>" in create.__qualname__:
             raise StartError("a subprocess imports its server: put it into a module of its own")
@@ -63,7 +62,7 @@ class ProcessServer(Server):
         patience = threading.Timer(START_S, self._process.kill)
         patience.start()
         try:
-            opened = self._tell({**self._config, "port": self.port})
+            opened = self._tell({**self._config, "options": {**asdict(self.options), "port": self.port}})
         except BaseException:
             self.stop()
             raise
@@ -81,7 +80,7 @@ class ProcessServer(Server):
             raise StartError(f"the {self.name} server is not running")
         if flush is not None:
             parse_policy(flush)
-            self._config["flush"] = flush
+            self.options = replace(self.options, flush=flush)
         self._tell({"flush": flush, **knobs})
 
     def _tell(self, message: dict[str, Any]) -> dict[str, Any]:

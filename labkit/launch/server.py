@@ -1,13 +1,36 @@
 """What every running server offers, wherever it runs."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from labkit import interfaces
 from labkit.background import LoopThread
 from labkit.client import Recording
+from labkit.errors import InvalidRequest
 from labkit.events import GenerateRequest
+from labkit.service.admission import MAX_STREAMS
+from labkit.service.flush import parse_policy
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server is to run; `labkit.serve` describes each option.
+
+    Raises:
+        InvalidRequest: `flush` is no policy, or `max_streams` is below 1.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    flush: str = "token"
+    max_streams: int = MAX_STREAMS
+
+    def __post_init__(self) -> None:
+        parse_policy(self.flush)
+        if self.max_streams < 1:
+            raise InvalidRequest(f"max_streams: at least 1, not {self.max_streams}")
 
 
 class Server(ABC):
@@ -16,10 +39,11 @@ class Server(ABC):
     One that nobody holds any more stops too; but a notebook holds what its cells have shown.
     """
 
-    def __init__(self, name: str, host: str, port: int) -> None:
+    def __init__(self, name: str, options: Options) -> None:
         self.name = name
-        self.host = host
-        self.port = port
+        self.options = options
+        self.host = options.host
+        self.port = options.port
         self.url = ""
 
     @abstractmethod

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import threading
 import weakref
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,8 +13,8 @@ from labkit.background import LoopThread
 from labkit.engine import Engine, create_engine
 from labkit.errors import StartError
 from labkit.interfaces import Create, Listener
-from labkit.launch.server import Server
-from labkit.service.flush import FlushPolicy, parse_policy
+from labkit.launch.server import Options, Server
+from labkit.service.flush import parse_policy
 from labkit.service.service import Service
 
 FAREWELL_S = 0.1
@@ -23,13 +24,10 @@ START_S = 60.0
 class ThreadServer(Server):
     """A server on a loop of its own in a daemon thread of this process."""
 
-    def __init__(
-        self, name: str, create: Create, engine: Engine | str, host: str, port: int, flush: str
-    ) -> None:
-        super().__init__(name, host, port)
+    def __init__(self, name: str, create: Create, engine: Engine | str, options: Options) -> None:
+        super().__init__(name, options)
         self._create = create
         self._engine = engine
-        self._flush = flush
         self._running: _Running | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
@@ -51,7 +49,7 @@ class ThreadServer(Server):
     def start(self) -> None:
         if self._running is not None:
             return
-        running = _Running(self._engine, self._flush, self.name)
+        running = _Running(self._engine, self.options, self.name)
         try:
             port = running.thread.run(running.open(self._create, self.host, self.port), START_S)
         except TimeoutError:
@@ -79,7 +77,8 @@ class ThreadServer(Server):
         if knobs:
             service.engine.tune(**knobs)
         if policy is not None:
-            service.flush, self._flush = policy, str(policy)
+            service.flush = policy
+            self.options = replace(self.options, flush=str(policy))
 
 
 @cache
@@ -96,10 +95,10 @@ def spare_the_collector() -> None:
 class _Running:
     """What a started `ThreadServer` holds, without a reference to it: a forgotten server is collected."""
 
-    def __init__(self, engine: Engine | str, flush: str, name: str) -> None:
-        policy: FlushPolicy = parse_policy(flush)
+    def __init__(self, engine: Engine | str, options: Options, name: str) -> None:
         self.owned = create_engine(engine) if isinstance(engine, str) else None
-        self.service = Service(self.owned or engine, policy)  # type: ignore[arg-type]
+        policy = parse_policy(options.flush)
+        self.service = Service(self.owned or engine, policy, options.max_streams)  # type: ignore[arg-type]
         self.thread = LoopThread(f"labkit-{name}")
         self.scheme = ""
         self._listener: Listener | None = None

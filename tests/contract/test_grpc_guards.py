@@ -9,7 +9,7 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support import Watched, settled, thread_server, until
+from support import PATIENCE_S, Watched, settled, thread_server, until
 
 from labkit.launch.threaded import ThreadServer
 from labkit.wire.proto import inference_pb2 as pb
@@ -164,6 +164,21 @@ async def test_engine_failure_ends_in_internal(channel: aio.Channel, engine: Wat
 async def test_too_many_streams_are_resource_exhausted(server: ThreadServer, channel: aio.Channel) -> None:
     server.service.admission.max_streams = 0
     assert (await status(generate(channel)))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_one_call_too_many_is_refused_at_once_and_health_still_answers(
+    server: ThreadServer, channel: aio.Channel, engine: Watched
+) -> None:
+    engine.interval_ms = 10
+    full = server.service.admission.max_streams
+    calls = [generate(channel, max_tokens=60_000) for _ in range(full)]
+    await asyncio.gather(*(call.read() for call in calls))
+    assert (await status(generate(channel, timeout=PATIENCE_S)))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    reply = await health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+    assert reply.status == SERVING
+    for call in calls:
+        call.cancel()
+    await until(lambda: server.service.open_streams == 0, "the streams are forgotten")
 
 
 async def test_stopping_is_unavailable(server: ThreadServer, channel: aio.Channel) -> None:

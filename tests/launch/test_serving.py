@@ -19,6 +19,7 @@ from labkit import interfaces
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.figures import metrics
 from labkit.launch.process import ProcessServer
+from labkit.launch.server import Options
 from labkit.launch.threaded import ThreadServer
 from labkit.service.service import Service
 
@@ -56,8 +57,8 @@ def test_port_in_use_is_said_in_one_line(interface: str, isolation: str) -> None
 def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> None:
     """Two that share a port would each get some of the connections, without a word."""
     create = interfaces.server(interface)
-    with ThreadServer(interface, create, QUICK, "127.0.0.1", 0, "token") as first:
-        second = ThreadServer(interface, create, QUICK, "127.0.0.1", first.port, "token")
+    with ThreadServer(interface, create, QUICK, Options()) as first:
+        second = ThreadServer(interface, create, QUICK, Options(port=first.port))
         with pytest.raises(StartError, match="in use"):
             second.start()
 
