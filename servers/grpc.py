@@ -28,7 +28,7 @@ STATUS = {
 }
 Context: TypeAlias = "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
 OPTIONS = [
-    ("grpc.so_reuseport", 0),  # with it, a second server on the same port would start without a word
+    ("grpc.so_reuseport", 0),  # else a second server on the same port would start without a word
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
@@ -41,7 +41,7 @@ def create(service: Service) -> "GrpcListener":
 
 
 class Health(health.aio.HealthServicer):
-    """Says that it serves while the engine does, and looks whenever it is asked."""
+    """Reports NOT_SERVING once the engine has failed; it looks at each `Check`."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()

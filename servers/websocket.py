@@ -37,7 +37,7 @@ def create(service: Service) -> AsgiListener:
 
 
 class Conversation:
-    """One socket: reads messages and runs a task for each answer, by its request id."""
+    """One socket: reads its messages, and runs a task for each answer by the answer's request id."""
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service = service
@@ -65,8 +65,8 @@ class Conversation:
         request_id = None
         try:
             fields = parse(message.get("text"))
-            named = fields.get("request_id")
-            request_id = named[:64] if isinstance(named, str) else None
+            name = fields.get("request_id")
+            request_id = name[:64] if isinstance(name, str) else None
             self._dispatch(fields)
         except LabkitError as error:
             reply = {"type": "error", "request_id": request_id, "code": error.code, "message": str(error)}
@@ -115,7 +115,7 @@ class Conversation:
 
 
 def parse(text: str | None) -> dict[str, Any]:
-    """A text frame as a JSON object.
+    """Read a text frame as a JSON object.
 
     Raises:
         InvalidRequest: it is something else.
@@ -130,6 +130,6 @@ def parse(text: str | None) -> dict[str, Any]:
 
 
 def encode(group: Group, prefix: bytes) -> str:
-    """A group as one text frame; `prefix` opens each object with the request's id."""
+    """Encode a group as one text frame; `prefix` opens each object with the request's id."""
     events = [(prefix + native.to_json(event)[1:]).decode() for event in group.written()]
     return events[0] if len(events) == 1 else f"[{','.join(events)}]"

@@ -33,7 +33,7 @@ def caller(connection: HTTPConnection) -> Caller:
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, and cancel it if the client goes away: a plain handler is not told.
+    """Run `work`, and cancel it if the client goes away. A plain handler does not learn of that by itself.
 
     Raises:
         HTTPException: the client has gone; nobody will see the answer (499, as nginx logs it).
@@ -56,7 +56,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def application(service: Service, title: str) -> FastAPI:
-    """A FastAPI app with `/health` and with every refusal in labkit's form.
+    """Make a FastAPI app with `/health` and with every refusal in labkit's form.
 
     An error is always `{"error": {"code", "message"}}`; the message never echoes the input.
     """
@@ -82,7 +82,7 @@ def application(service: Service, title: str) -> FastAPI:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        told = service.health()
-        return JSONResponse(told, 503 if told["status"] == "failed" else 200)
+        report = service.health()
+        return JSONResponse(report, 503 if report["status"] == "failed" else 200)
 
     return app

@@ -1,4 +1,4 @@
-"""Refuses, before any app sees it, what a careless client or a browser on a foreign page may send."""
+"""Refuses what a careless client or a browser on a foreign page sends, before any app sees it."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,12 +13,12 @@ LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 class Guard:
-    """Refuses, before the app sees it, what a browser on a foreign page or a careless client may send.
+    """Wraps an app and refuses what must not reach it.
 
-    A Host that is not this machine's gets 421 and an Origin that is not the server's own 403: without
-    these, any page that the user visits could read the streams of a server on loopback. A body over
-    `MAX_BODY` bytes gets 413 as soon as it is known. When the server was bound to an address other than
-    loopback, its user wants other hosts to reach it and Host is not checked.
+    A Host that is not this machine's gets 421, and an Origin that is not the server's own gets 403. Otherwise
+    any page that the user visits could read the streams of a server on loopback. A body over `MAX_BODY` bytes
+    gets 413 as soon as its length is known. If the server listens on an address other than loopback, its user
+    wants other hosts to reach it, so it does not check Host.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -58,14 +58,14 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, code:
 
 
 def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """Count a body that came without a length; reading past the limit raises."""
-    seen = 0
+    """Count the bytes of a body that came without a length; to read past the limit raises."""
+    size = 0
 
     async def counted() -> Message:
-        nonlocal seen
+        nonlocal size
         message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
             raise HTTPException(413, BODY_TOO_LARGE)
         return message
 

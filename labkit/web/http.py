@@ -1,4 +1,4 @@
-"""What the HTTP clients share: a pooled connection and labkit's errors from a response that is one."""
+"""What the HTTP clients share: pooled connections, and labkit's errors out of responses."""
 
 import json
 
@@ -10,19 +10,19 @@ CODES = {413: "too_large", 431: "too_large", 503: "overloaded", 500: "engine_fai
 
 
 def pooled(url: str) -> httpx.AsyncClient:
-    """A client that sends JSON, keeps its connection, and waits 10 s for one and for ever for a token."""
+    """Make a client that sends JSON and keeps its connections; it waits 10 s to connect, for ever to read."""
     return httpx.AsyncClient(
         base_url=url,
         headers={"content-type": "application/json"},
         timeout=httpx.Timeout(10.0, read=None),
         limits=httpx.Limits(max_connections=None),
         trust_env=False,
-        verify=url.startswith("https:"),  # to load certificates takes 80 ms, in which the loop stands still
+        verify=url.startswith("https:"),  # to load certificates stops the loop for 80 ms
     )
 
 
 def refusal(status: int, body: bytes) -> LabkitError:
-    """The error in a response that is none of the answer."""
+    """The error that a response other than an answer carries."""
     try:
         error = json.loads(body)["error"]
         return from_code(error["code"], error["message"])

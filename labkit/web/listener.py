@@ -13,11 +13,11 @@ from labkit.web.guard import MAX_BODY, MAX_HEADERS, Guard
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A TCP listener whose connections hold little in the kernel and notice a peer that is gone.
+    """Open a TCP listener whose connections hold little in the kernel and notice a peer that is gone.
 
-    A send buffer of 16 KiB keeps a stalled reader from swallowing tens of thousands of tokens before
-    backpressure reaches the engine. The time-outs (Linux) reap in about ten seconds a peer that is gone, and
-    one that has not read a byte for as long.
+    The send buffer is 16 KiB. With the kernel's default, tens of thousands of tokens would go to a stalled
+    reader before backpressure reaches the engine. On Linux the time-outs end a connection about ten seconds
+    after its peer has gone, or has stopped reading.
 
     Raises:
         StartError: the port is in use, or the address is not one of this machine's.
@@ -46,16 +46,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> StartError:
-    """The one line that says why an address cannot be listened on, and what to do."""
+    """Make the error that says in one line why nobody can listen on an address, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return StartError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
 class BoundedLines(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 parser, which by itself collects headers and trailers without a limit."""
+    """uvicorn's HTTP/1.1 parser with a limit; by itself it collects headers and trailers without one."""
 
-    _pending = 0  # bytes since the headers, a piece of the body or the message was last complete
+    _pending = 0  # bytes since the headers, a part of the body or the message were last complete
 
     def on_headers_complete(self) -> None:
         self._pending = 0
@@ -93,7 +93,7 @@ class AsgiListener:
         """Listen and serve; returns the port.
 
         Raises:
-            StartError: the address cannot be listened on.
+            StartError: it cannot listen on the address.
         """
         sock = listen(host, port)
         config = uvicorn.Config(
@@ -115,7 +115,7 @@ class AsgiListener:
         return int(sock.getsockname()[1])
 
     async def stop(self, grace_s: float = 0.4) -> None:
-        """Let the responses end, then cut the connections that have not."""
+        """Let the responses end, then abort the connections whose responses have not ended."""
         if self._server is None or self._task is None:
             return
         self._server.should_exit = True

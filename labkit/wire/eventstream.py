@@ -10,13 +10,13 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 def encode(data: bytes, event: bytes, id: int) -> bytes:
-    """One event block; `data` must have no line break in it, as JSON has none."""
+    """Write one event block; `data` must have no line break in it, as JSON has none."""
     return b"event: %b\nid: %d\ndata: %b\n\n" % (event, id, data)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One dispatched event; `last_id` is what `Last-Event-ID` would be after it."""
+    """One event as a browser dispatches it; `last_id` is what `Last-Event-ID` would be after it."""
 
     data: str
     event: str = "message"
@@ -24,11 +24,11 @@ class ServerSentEvent:
 
 
 class Parser:
-    """Bytes in, events out, however the bytes are cut; `retry` holds the last reconnection time in ms.
+    """Turns bytes into events, wherever a read cuts them; `retry` is the last reconnection time in ms.
 
-    Follows the standard in every case that its tests name: one BOM is stripped, CR, LF and CRLF all end a
-    line (a CR at once, without waiting for what follows), comments and unknown fields are passed over, an
-    id with a NUL is ignored, an id-only block sets the id without an event, an unfinished event is dropped.
+    It follows the standard in every case that its tests name. It strips one BOM. CR, LF and CRLF all end a
+    line, and a CR ends it at once. It passes over comments, unknown fields and an id with a NUL. A block with
+    nothing but an id sets the id without an event. It drops an unfinished event.
     """
 
     def __init__(self) -> None:
