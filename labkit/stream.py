@@ -69,7 +69,8 @@ class Stream:
         return not (self._full or self._closed or self._last_id >= 0)
 
     def started(self, model: str, prompt_tokens: int = 0) -> None:
-        self._put(Started(self.next_id, self.request_id, model, prompt_tokens))
+        if self.wanted:
+            self._append(Started(self.next_id, self.request_id, model, prompt_tokens))
 
     def put(self, piece: Piece) -> None:
         """Add a piece, whose id must be `next_id`. A stream that nobody wants any more drops it.
@@ -80,7 +81,8 @@ class Stream:
         self.produced += 1
         if piece.id != self.next_id:
             raise ValueError(f"the next piece has id {self.next_id}, not {piece.id}")
-        self._put(piece)  # type: ignore[arg-type]  # the union holds every kind of piece
+        if not (self._closed or self._last_id >= 0):
+            self._append(piece)  # type: ignore[arg-type]  # the union holds every kind of piece
 
     def finish(self, reason: Literal["stop", "length"]) -> None:
         self._end(Finished(self.next_id, reason, self.produced))
@@ -92,10 +94,6 @@ class Stream:
         if self.wanted:
             self._last_id = terminal.id
             self._append(terminal)
-
-    def _put(self, event: Event) -> None:
-        if self.wanted:
-            self._append(event)
 
     def _append(self, event: Event) -> None:
         self.next_id += 1

@@ -46,7 +46,7 @@ class Delivery:
             while (event := stream.pop()) is not None:
                 events.append(event)
                 age_s = time.monotonic() - since_s if since_s else 0.0
-                if not isinstance(event, Piece) or flush.policy.wait_s(len(events), age_s) <= 0:
+                if flush.policy.wait_s(len(events), age_s) <= 0 or not isinstance(event, Piece):
                     return self._group(events)
                 since_s = since_s or time.monotonic()
             if stream.exhausted:
