@@ -5,14 +5,16 @@ from typing import Literal
 
 import torch
 
-from labkit.engine.batched import PREFIX_CACHE, SEQS, BatchedEngine
+from labkit.engine.batched import PREFIX_CACHE, SEQS, THREADS, BatchedEngine
 from labkit.engine.runner import ModelRunner
 from labkit.engine.scheduler import Memory, Preemption
 from labkit.errors import InvalidRequest, StartError
+from labkit.models.invariance import depends_on_company
 from labkit.models.text import DEFAULT_WEIGHTS, TextModel
 from labkit.models.tokenizer import Tokenizer
 
-INVARIANT_ROWS = 2
+INVARIANT_ROWS = 8
+"""With fewer, batches and prompts take many passes; with more, a single token pays for the padding."""
 
 
 class LocalEngine(BatchedEngine):
@@ -28,7 +30,9 @@ class LocalEngine(BatchedEngine):
         prefix_cache: tokens of the beginnings of texts to keep for others that begin alike; 0 for none.
         batch_invariant: whether a text is the same bit for bit in whatever batch it is computed. Without it
             logits differ by some 1e-6 of their size, which changes a token only where two are as good as
-            equal; with it passes take about half as long again. For float32.
+            equal. With it a single token takes up to twice as long, a batch of 32 two and a half times,
+            a long prompt four times. The engine asks this machine's libraries whether they keep the promise
+            (`labkit.models.invariance`), and does not start where they do not.
         device: `cpu`, or `cuda` where torch has it. It sums in another order: texts may differ.
         dtype: `bfloat16` keeps 8 bits of each number: other texts, of the same kind.
         int8: weights as 8-bit integers, and what they multiply too, scaled for the whole batch: other texts,
@@ -37,7 +41,7 @@ class LocalEngine(BatchedEngine):
         weights: the folder of the weights and the tokenizer.
 
     Raises:
-        StartError: the weights are missing, or the device is.
+        StartError: the weights are missing, or the device is, or `batch_invariant` cannot be kept here.
         InvalidRequest: an option is out of range.
     """
 
@@ -67,10 +71,15 @@ class LocalEngine(BatchedEngine):
             tokenizer = Tokenizer.load(weights / "tokenizer.json")
         except FileNotFoundError as error:
             raise StartError(str(error)) from None
-        rows = INVARIANT_ROWS if batch_invariant else 1
+        # now, since what is measured and asked here depends on it
+        torch.set_num_threads(THREADS(threads))
+        rows = INVARIANT_ROWS if batch_invariant else 0
+        runner = ModelRunner(model, SEQS(seqs), rows, PREFIX_CACHE(prefix_cache))
+        if batch_invariant and (cause := depends_on_company(runner.model, rows)):
+            raise StartError(f"batch_invariant: this machine's libraries do not keep it: {cause} changes bits")
         super().__init__(
             "tiny",
-            ModelRunner(model, SEQS(seqs), rows, PREFIX_CACHE(prefix_cache)),
+            runner,
             tokenizer,
             context=model.config.context,
             interval_ms=interval_ms,

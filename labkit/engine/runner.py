@@ -25,12 +25,12 @@ class ModelRunner:
     """The text model, KV for `slots` sequences, a store for what is swapped out, the prefix cache's blocks.
 
     Args:
-        rows: see `labkit.models.ragged.step`.
+        rows: see `labkit.models.ragged.step`. With them the weights' layout is fixed; without, measured.
         prefix_tokens: the size of the prefix cache.
     """
 
-    def __init__(self, model: TextModel, slots: int, rows: int = 1, prefix_tokens: int = 0) -> None:
-        self.model = PackedModel(model) if _packable(model) else model
+    def __init__(self, model: TextModel, slots: int, rows: int = 0, prefix_tokens: int = 0) -> None:
+        self.model = PackedModel(model, measured=not rows) if _packable(model) else model
         self.rows = rows
         self.pool = KVPool(model.config, slots, like=model.embed.weight)
         self._store: dict[Sequence, Tensor] = {}

@@ -19,8 +19,8 @@ from torch import Tensor
 from labkit.models.packed import PackedModel
 from labkit.models.text import Attend, TextConfig, TextModel
 
-STRIDE, INVARIANT_STRIDE = 16, 256
-"""Attention reads whole strides of positions. Over long ones its sums do not depend on how many are read."""
+STRIDE, INVARIANT_STRIDE = 16, 512
+"""Attention reads whole strides of positions; 512 is the block in which PyTorch's kernel takes them."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,28 @@ class KVPool:
 
 
 @torch.inference_mode()
-def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int = 1) -> Tensor:
-    """Compute all parts in one pass and return the logits [N, V] of what follows each.
+def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Tensor:
+    """Compute all parts and return the logits [N, V] of what follows each.
+
+    With `rows=0` everything goes in one pass. Libraries choose the order of a sum by the shapes that they are
+    given, so a sequence's logits then depend on its company, by less than 1e-4 of the greatest of them.
+
+    With `rows` there are passes of exactly so many tokens, of which the last is padded, and a sequence's bits
+    do not depend on its company, its slot, or how its tokens are cut into parts (the idea: Horace He and
+    Thinking Machines Lab, "Defeating Nondeterminism in LLM Inference", 2025):
+
+    - Every operation but attention has the same shape, strides and alignment in every pass. What a library
+      chooses by them, it chooses once.
+    - Attention takes every query by itself, over whole strides of `INVARIANT_STRIDE` keys. PyTorch's kernel
+      for the CPU (FlashAttentionKernel.cpp) goes over pairs of a query and a head, which share nothing, and
+      over their keys in blocks of that size. A block that a query does not see adds exact zeros.
+
+    What is left to trust is that an operation of a fixed shape treats its rows alike, wherever they stand and
+    whatever the others hold. `labkit.models.invariance` asks the library at hand.
 
     Args:
         parts: each of another slot; single tokens are fastest side by side in the order of their slots.
-        rows: the least number of rows of every matrix, reached by padding. Matrix libraries sum in another
-            order where rows are few; with `rows=16`, or 2 for a `PackedModel`, a sequence's logits are the
-            same, bit for bit, whatever else is in the batch and however its tokens are cut into parts
-            (float32, MKL with AVX-512; found by trying). Without, they differ by less than 1e-4 of the
-            greatest of them.
+        rows: tokens in a pass; 0 for all in one.
 
     Raises:
         ValueError: no parts, a part without tokens, or one that does not fit into the context.
@@ -74,9 +86,35 @@ def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], ro
     context = model.config.context
     if not parts or any(not part.start < part.end <= context for part in parts):
         raise ValueError(f"there must be parts, each of at least one token within a context of {context}")
+    tiles = _tiles(parts, rows) if rows else [parts]
+    x = torch.cat([_hidden(model, pool, tile, rows) for tile in tiles])
+    last = torch.tensor([end - 1 for end in accumulate(len(part.tokens) for part in parts)], device=x.device)
+    if not rows:
+        return model.logits(x[last])
+    padded = F.pad(x[last], (0, 0, 0, -len(parts) % rows))
+    return torch.cat([model.logits(tile) for tile in padded.split(rows)])[: len(parts)]
+
+
+def _tiles(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
+    """Cut parts into groups of so many tokens together; only the last group may have fewer."""
+    tile, room = list[Part](), rows
+    for part in parts:
+        start = part.start
+        while start < part.end:
+            tokens = part.tokens[start - part.start : start - part.start + room]
+            tile.append(Part(part.slot, start, tokens))
+            start, room = start + len(tokens), room - len(tokens)
+            if not room:
+                yield tile
+                tile, room = [], rows
+    if tile:
+        yield tile
+
+
+def _hidden(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int) -> Tensor:
+    """One pass, padded to so many rows; returns what the layers make of each token, [T, W]."""
     batch = _Ragged(parts, pool, rows)
-    x = model(batch.tokens, batch.positions, batch.attends(pool.kv))
-    return model.logits(x[batch.last])[: len(parts)]
+    return model(batch.tokens, batch.positions, batch.attends(pool.kv))[: batch.count]
 
 
 class _Ragged:
@@ -84,18 +122,16 @@ class _Ragged:
 
     def __init__(self, parts: Sequence[Part], pool: KVPool, rows: int) -> None:
         device = pool.kv.device
-        self._count = sum(len(part.tokens) for part in parts)
-        self._padding = max(0, rows - self._count)
+        self.count = sum(len(part.tokens) for part in parts)
+        self._padding = max(0, rows - self.count)
         tokens = [token for part in parts for token in part.tokens]
         places = [place for part in parts for place in range(part.start, part.end)]
         slots = [part.slot for part in parts for _ in part.tokens]
-        ends = list(accumulate(len(part.tokens) for part in parts))
         self.tokens = torch.tensor(tokens + [0] * self._padding, device=device)
         self.positions = torch.tensor(places + [0] * self._padding, device=device)
-        self.last = torch.tensor([end - 1 for end in ends] + [0] * max(0, rows - len(parts)), device=device)
         self._slots = torch.tensor(slots, device=device)
         self._alone = parts[0] if len(parts) == 1 else None
-        self._pieces = list(_pieces(parts, self.positions, pool, rows))
+        self._pieces = list(_pieces(parts, self.positions, pool, invariant=rows > 0))
 
     def attends(self, kv: Tensor) -> Iterator[Attend]:
         """Each layer's attention over the pool's kv: it writes new keys and values, then reads."""
@@ -106,7 +142,7 @@ class _Ragged:
         pieces = list(zip(self._pieces, read, strict=True))
 
         def attend(qkv: Tensor) -> Tensor:
-            self._write(kv, qkv[: self._count, 1:])
+            self._write(kv, qkv[: self.count, 1:])
             mixed = [piece.attend(qkv[piece.rows, 0], *seen) for piece, seen in pieces]
             if self._padding:
                 mixed.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
@@ -119,37 +155,36 @@ class _Ragged:
         if (part := self._alone) is not None:
             kv[part.slot, :, :, part.start : part.end] = new.permute(1, 2, 0, 3)
         else:
-            kv[self._slots, :, :, self.positions[: self._count]] = new
+            kv[self._slots, :, :, self.positions[: self.count]] = new
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows of the batch that attend in one call: those of neighbouring slots, equally many each."""
+    """Some rows of the batch that attend in one call: `calls` groups of `queries` rows, each over one slot."""
 
     rows: slice
-    slots: slice
+    slots: slice  # as many as calls, or one for all of them
+    calls: int
     queries: int
     keys: int
-    padding: int
-    mask: Tensor | None  # [slots, 1, queries + padding, keys]; None where each sees them all
+    mask: Tensor | None  # [calls, 1, queries, keys]; None where each sees them all
 
     def read(self, kv: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Where each layer's keys and values [slots, H, keys, D] are in the pool's kv."""
-        keys, values = kv[:, self.slots, :, :, : self.keys].unbind(2)
+        """Where each layer's keys and values [calls, H, keys, D] are in the pool's kv."""
+        seen = kv[:, self.slots, :, :, : self.keys].expand(-1, self.calls, -1, -1, -1, -1)
+        keys, values = seen.unbind(2)
         return zip(keys.unbind(), values.unbind(), strict=True)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Mix the values for query [rows, H, D]; [rows, H, D]."""
-        if self.queries + self.padding == 1:
+        if self.queries == 1:
             return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, self.mask).squeeze(2)
-        asked = query.view(len(keys), self.queries, *query.shape[1:]).transpose(1, 2)
-        if self.padding:
-            asked = F.pad(asked, (0, 0, 0, self.padding))
+        asked = query.view(self.calls, self.queries, *query.shape[1:]).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(asked, keys, values, self.mask)
-        return mixed[:, :, : self.queries].transpose(1, 2).flatten(0, 1)
+        return mixed.transpose(1, 2).flatten(0, 1)
 
 
-def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, rows: int) -> Iterator[_Piece]:
+def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, invariant: bool) -> Iterator[_Piece]:
     """Single tokens of neighbouring slots together, every longer part alone."""
     first, row = 0, 0
     while first < len(parts):
@@ -159,21 +194,23 @@ def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, rows: int) -
         ):
             after += 1
         group = parts[first:after]
-        yield _piece(group, row, positions, pool, rows)
+        yield _piece(group, row, positions, pool, invariant)
         row += len(group[0].tokens) * len(group)
         first = after
 
 
-def _piece(group: Sequence[Part], row: int, positions: Tensor, pool: KVPool, rows: int) -> _Piece:
+def _piece(group: Sequence[Part], row: int, positions: Tensor, pool: KVPool, invariant: bool) -> _Piece:
     queries, end = len(group[0].tokens), max(part.end for part in group)
     span, slots = slice(row, row + queries * len(group)), slice(group[0].slot, group[-1].slot + 1)
-    if rows == queries == len(group) == 1:
-        return _Piece(span, slots, queries, end, 0, None)
-    stride = INVARIANT_STRIDE if rows > 1 else STRIDE
+    calls = len(group)
+    if not invariant and queries == calls == 1:
+        return _Piece(span, slots, calls, queries, end, None)
+    if invariant:
+        calls, queries = calls * queries, 1
+    stride = INVARIANT_STRIDE if invariant else STRIDE
     keys = min(-(-end // stride) * stride, pool.kv.shape[4])
-    asked = positions[span].view(len(group), queries)
-    padding = queries % 2 if rows > 1 else 0  # the sums of one query alone go in another order
-    return _Piece(span, slots, queries, keys, padding, _mask(F.pad(asked, (0, padding)), keys, pool.kv))
+    mask = _mask(positions[span].view(calls, queries), keys, pool.kv)
+    return _Piece(span, slots, calls, queries, keys, mask)
 
 
 def _follows(part: Part, other: Part) -> bool:

@@ -1,0 +1,183 @@
+"""How a weight lies in memory, and which layout multiplies fastest on the machine where this runs.
+
+Processors and their libraries differ. On one Intel Xeon (MKL, AVX-512) 8 rows went fastest through blocks of 32
+columns; on one AMD EPYC (family 26) one row goes fastest through whole columns, and 32 rows go 1.3 to 1.7 times
+as fast through oneDNN's packed weights as through any layout that MKL reads. So `fastest` measures.
+
+Letters for shapes: T rows, K inputs, N outputs.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from math import gcd
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Layout:
+    """A copy of a weight [N, K] that rows can be multiplied by. Subclasses say how it lies."""
+
+    def __init__(self, weight: Tensor) -> None:
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiply x [T, K]; returns [T, N]."""
+        raise NotImplementedError
+
+    def add(self, x: Tensor, into: Tensor) -> None:
+        """Add the product of x [T, K] to `into` [T, N]."""
+        into.add_(self(x))
+
+
+class Columns(Layout):
+    """The weight turned, [K, N]: the columns of the product lie side by side."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight.T.contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self._weight)
+
+    def add(self, x: Tensor, into: Tensor) -> None:
+        into.addmm_(x, self._weight)
+
+
+class Plain(Layout):
+    """The weight as PyTorch has it, [N, K]."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight.contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._weight)
+
+
+class Blocks(Layout):
+    """Blocks of up to 32 columns, [N/32, K, 32], each in one run of memory."""
+
+    def __init__(self, weight: Tensor) -> None:
+        columns = gcd(len(weight), 32)
+        self._weight = weight.view(-1, columns, weight.shape[1]).transpose(1, 2).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        blocks = torch.bmm(x.expand(len(self._weight), -1, -1), self._weight)
+        return blocks.transpose(0, 1).reshape(len(x), -1)
+
+
+class OneDNN(Layout):
+    """The weight as oneDNN packs it for its own kernels; PyTorch's compiler uses the same operations.
+
+    Raises:
+        RuntimeError, AttributeError: this PyTorch has no oneDNN, or has renamed these operations.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        # a weight that is packed for 32 rows goes as fast with any other number from 2 on
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 32)
+        self._multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = self._multiply(x, self._weight, None, "none", [], "")
+        return product
+
+
+LAYOUTS: tuple[type[Layout], ...] = (Columns, Plain, Blocks, OneDNN)
+"""The simplest first: a later one has to earn its place."""
+
+MEASURED_ROWS = (1, 4, 32)
+GAIN = 0.75
+"""A second copy of a weight is worth its memory where products take at most this share of the time."""
+
+SECONDS, LEAST_SWEEPS, MOST_SWEEPS = 0.001, 2, 10
+MEASURED_BYTES = 8 << 20
+
+Shape = tuple[int, int]
+Choice = tuple[type[Layout], ...]
+"""A layout for each of `MEASURED_ROWS`."""
+
+
+def regime(rows: int) -> int:
+    """Which of `MEASURED_ROWS` stands for so many rows."""
+    return 0 if rows == 1 else 1 if rows < 16 else 2
+
+
+@cache
+def fastest(shapes: tuple[Shape, ...], threads: int) -> dict[Shape, Choice]:
+    """Measure the layouts on this machine, for some ten milliseconds with a small model, once per process.
+
+    Products are timed in the order of a pass, so that weights come from where they come from in a pass: the
+    processor's cache or memory. The result may differ between two processes where layouts are close; a
+    product then differs in its last bits.
+
+    Args:
+        shapes: [N, K] of every weight, in the order in which a pass reads them.
+        threads: of torch, as they are set now; the key under which the result is kept.
+    """
+    shapes = _enough(shapes)
+    weights = [torch.rand(shape) - 0.5 for shape in shapes]
+    packed = {layout: made for layout in LAYOUTS if (made := _pack(layout, weights)) is not None}
+    times = [_sweeps(packed, shapes, rows) for rows in MEASURED_ROWS]
+    return {shape: _choose([by_shape[shape] for by_shape in times]) for shape in dict.fromkeys(shapes)}
+
+
+def _enough(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The shapes of a model, or of as many of its layers as no cache holds."""
+    kept, held = [], 0
+    for n, k in shapes:
+        if held < MEASURED_BYTES or (n, k) not in kept:
+            kept.append((n, k))
+            held += 4 * n * k
+    return tuple(kept)
+
+
+def _pack(layout: type[Layout], weights: Sequence[Tensor]) -> list[Layout] | None:
+    """The weights in this layout; None where this PyTorch cannot do it."""
+    try:
+        made = [layout(weight) for weight in weights]
+        made[0](weights[0].new_zeros(2, weights[0].shape[1]))
+    except (RuntimeError, AttributeError):  # NotImplementedError is a RuntimeError
+        return None
+    return made
+
+
+Times = dict[Shape, dict[type[Layout], float]]
+
+
+def _sweeps(packed: dict[type[Layout], list[Layout]], shapes: Sequence[Shape], rows: int) -> Times:
+    """The least seconds that the products of each shape took together in a pass of so many rows."""
+    inputs = {k: torch.rand(rows, k) - 0.5 for _, k in shapes}
+    times: Times = {shape: dict.fromkeys(packed, float("inf")) for shape in shapes}
+    end = perf_counter() + SECONDS * len(packed)
+    for sweep in range(MOST_SWEEPS):
+        if sweep >= LEAST_SWEEPS and perf_counter() > end:
+            break
+        for layout, products in packed.items():
+            for shape, seconds in _sweep(products, shapes, inputs).items():
+                times[shape][layout] = min(seconds, times[shape][layout])
+    return times
+
+
+def _sweep(
+    products: Sequence[Layout], shapes: Sequence[Shape], inputs: dict[int, Tensor]
+) -> dict[Shape, float]:
+    seconds = dict.fromkeys(shapes, 0.0)
+    for product, shape in zip(products, shapes, strict=True):
+        x = inputs[shape[1]]
+        begun = perf_counter()
+        product(x)
+        seconds[shape] += perf_counter() - begun
+    return seconds
+
+
+def _choose(times: Sequence[dict[type[Layout], float]]) -> Choice:
+    """The layout for each number of rows: one that is held already, unless another gains much."""
+    choice: list[type[Layout]] = []
+    for seconds in times:
+        held = choice or [LAYOUTS[0]]
+        known = min(held, key=seconds.__getitem__)
+        best = min(seconds, key=seconds.__getitem__)
+        choice.append(best if seconds[best] < GAIN * seconds[known] else known)
+    return tuple(choice)
