@@ -13,6 +13,19 @@ from labkit import interfaces
 PATIENCE_S = 3.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bits-differ", action="store_true", help="run as on a machine that refuses batch_invariant"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--bits-differ"):
+        from labkit.models import invariance
+
+        invariance.depends_on_company = lambda model, rows: "the option --bits-differ"
+
+
 def _leaks(threads: set[threading.Thread], children: set[int]) -> list[str]:
     here = set(threading.enumerate()) - threads
     left = [f"thread {thread.name}" for thread in here if thread.name.startswith("labkit-")]
@@ -38,6 +51,15 @@ def nothing_left_behind() -> Iterator[None]:
         gc.collect()
         time.sleep(0.02)
     assert not left, f"left behind: {', '.join(left)}"
+
+
+@pytest.fixture(scope="session")
+def bits_kept() -> None:
+    """Skips a test where an engine with `batch_invariant` does not start."""
+    from invariance import refusal  # not above: most tests need no torch
+
+    if cause := refusal():
+        pytest.skip(f"batch_invariant is refused here: {cause} changes bits")
 
 
 @pytest.fixture(params=interfaces.names())

@@ -1,10 +1,25 @@
-"""The mark of tests that compare bits: they run where this processor's library keeps its sums' order."""
+"""What tests that compare bits need: the word of the engine's own check, and a skip where it says no."""
+
+from functools import cache
 
 import pytest
 import torch
 
-has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-bit_for_bit = pytest.mark.skipif(
-    not has_mkl or torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="sums are in another order with another matrix library or on another processor",
-)
+from labkit.engine.local import INVARIANT_ROWS
+from labkit.models import invariance
+from labkit.models.packed import PackedModel
+from labkit.models.ragged import Model
+from labkit.models.text import TextModel
+
+
+def skip_unless_kept(model: Model, rows: int) -> None:
+    """Skip the test where a text's bits depend on its company although `rows` are computed at a time."""
+    if cause := invariance.depends_on_company(model, rows):
+        pytest.skip(f"this machine's libraries do not keep bits: {cause} changes them")
+
+
+@cache
+def refusal() -> str | None:
+    """Why an engine with `batch_invariant` does not start here; None where it does."""
+    torch.set_num_threads(1)
+    return invariance.depends_on_company(PackedModel(TextModel.load(), measured=False), INVARIANT_ROWS)

@@ -9,7 +9,7 @@ from labkit.engine.batched import PREFIX_CACHE, SEQS, THREADS, BatchedEngine
 from labkit.engine.runner import ModelRunner
 from labkit.engine.scheduler import Memory, Preemption
 from labkit.errors import InvalidRequest, StartError
-from labkit.models.invariance import depends_on_company
+from labkit.models import invariance
 from labkit.models.text import DEFAULT_WEIGHTS, TextModel
 from labkit.models.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ class LocalEngine(BatchedEngine):
             logits differ by some 1e-6 of their size, which changes a token only where two are as good as
             equal. With it a single token takes up to twice as long, a batch of 32 two and a half times,
             a long prompt four times. The engine asks this machine's libraries whether they keep the promise
-            (`labkit.models.invariance`), and does not start where they do not.
+            (`labkit.models.invariance`), and does not start where they do not. MKL keeps it on one thread.
         device: `cpu`, or `cuda` where torch has it. It sums in another order: texts may differ.
         dtype: `bfloat16` keeps 8 bits of each number: other texts, of the same kind.
         int8: weights as 8-bit integers, and what they multiply too, scaled for the whole batch: other texts,
@@ -75,8 +75,10 @@ class LocalEngine(BatchedEngine):
         torch.set_num_threads(THREADS(threads))
         rows = INVARIANT_ROWS if batch_invariant else 0
         runner = ModelRunner(model, SEQS(seqs), rows, PREFIX_CACHE(prefix_cache))
-        if batch_invariant and (cause := depends_on_company(runner.model, rows)):
-            raise StartError(f"batch_invariant: this machine's libraries do not keep it: {cause} changes bits")
+        if batch_invariant and (cause := invariance.depends_on_company(runner.model, rows)):
+            raise StartError(
+                f"batch_invariant: this machine's libraries do not keep it: {cause} changes bits"
+            )
         super().__init__(
             "tiny",
             runner,

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labkit.models.packed import PackedModel
-from labkit.models.ragged import KVPool, Part, step
-from labkit.models.text import TextModel
+from labkit.models.ragged import KVPool, Model, Part, step
 
 SLOTS = 6
 TEXT = tuple(range(1, 23))
@@ -15,7 +13,7 @@ PIECES = ((0, 1), (1, 2), (2, 9), (9, 10), (10, 22))
 
 
 @torch.inference_mode()
-def depends_on_company(model: TextModel | PackedModel, rows: int) -> str | None:
+def depends_on_company(model: Model, rows: int) -> str | None:
     """Say what changes a text's bits although `step` computes so many rows at a time; None if nothing does.
 
     It compares keys, values and logits to the last bit: of a text read whole against the same text read in
@@ -37,7 +35,7 @@ def depends_on_company(model: TextModel | PackedModel, rows: int) -> str | None:
     return None
 
 
-def _in_pieces(model: TextModel | PackedModel, pool: KVPool, text: Sequence[int], rows: int) -> Tensor:
+def _in_pieces(model: Model, pool: KVPool, text: Sequence[int], rows: int) -> Tensor:
     """The logits after a text that is read in pieces beside a longer one, in another slot."""
     logits = torch.empty(0)
     for start, end in PIECES:
@@ -47,7 +45,7 @@ def _in_pieces(model: TextModel | PackedModel, pool: KVPool, text: Sequence[int]
     return logits
 
 
-def _same_behind(model: TextModel | PackedModel, pool: KVPool, place: int, rows: int) -> bool:
+def _same_behind(model: Model, pool: KVPool, place: int, rows: int) -> bool:
     """Whether the token at a place is the same alone and as the last of several neighbours."""
     shape = pool.read(0, 0, place).shape
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(place))

@@ -1,13 +1,13 @@
 """How a weight lies in memory, and which layout multiplies fastest on the machine where this runs.
 
-Processors and their libraries differ. On one Intel Xeon (MKL, AVX-512) 8 rows went fastest through blocks of 32
-columns; on one AMD EPYC (family 26) one row goes fastest through whole columns, and 32 rows go 1.3 to 1.7 times
-as fast through oneDNN's packed weights as through any layout that MKL reads. So `fastest` measures.
+Processors and their libraries differ. On one Intel Xeon (MKL, AVX-512) 8 rows went fastest through blocks of
+32 columns. On one AMD EPYC (family 26) one row goes fastest through whole columns, and 32 rows go 1.3 to 1.7
+times as fast through oneDNN's packed weights as through any layout that MKL reads. So `fastest` measures.
 
 Letters for shapes: T rows, K inputs, N outputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import gcd
 from time import perf_counter

@@ -71,11 +71,11 @@ class PackedModel:
 
 def _packed(weights: list[Tensor], measured: bool) -> list[list[Layout]]:
     """The product of each weight [N, K], in this order, for each of `MEASURED_ROWS`."""
-    choices: dict[Shape, Choice] = {}
+    shapes = tuple((len(weight), weight.shape[1]) for weight in weights)
+    choices: dict[Shape, Choice] = dict.fromkeys(shapes, (Columns,) * len(MEASURED_ROWS))
     if measured:
-        choices = fastest(tuple((len(weight), weight.shape[1]) for weight in weights), torch.get_num_threads())
-    whole = (Columns,) * len(MEASURED_ROWS)
-    products = [_copies(weight, choices.get((len(weight), weight.shape[1]), whole)) for weight in weights]
+        choices = fastest(shapes, torch.get_num_threads())
+    products = [_copies(weight, choices[shape]) for weight, shape in zip(weights, shapes, strict=True)]
     return [list(row) for row in zip(*products, strict=True)]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from labkit.models.packed import PackedModel
 from labkit.models.text import Attend, TextConfig, TextModel
 
+Model = TextModel | PackedModel
 STRIDE, INVARIANT_STRIDE = 16, 512
 """Attention reads whole strides of positions; 512 is the block in which PyTorch's kernel takes them."""
 
@@ -57,7 +58,7 @@ class KVPool:
 
 
 @torch.inference_mode()
-def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Tensor:
+def step(model: Model, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Tensor:
     """Compute all parts and return the logits [N, V] of what follows each.
 
     With `rows=0` everything goes in one pass. Libraries choose the order of a sum by the shapes that they are
@@ -92,7 +93,7 @@ def step(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], ro
     if not rows:
         return model.logits(x[last])
     padded = F.pad(x[last], (0, 0, 0, -len(parts) % rows))
-    return torch.cat([model.logits(tile) for tile in padded.split(rows)])[: len(parts)]
+    return torch.cat([model.logits(tile) for tile in torch.split(padded, rows)])[: len(parts)]
 
 
 def _tiles(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
@@ -111,7 +112,7 @@ def _tiles(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
         yield tile
 
 
-def _hidden(model: TextModel | PackedModel, pool: KVPool, parts: Sequence[Part], rows: int) -> Tensor:
+def _hidden(model: Model, pool: KVPool, parts: Sequence[Part], rows: int) -> Tensor:
     """One pass, padded to so many rows; returns what the layers make of each token, [T, W]."""
     batch = _Ragged(parts, pool, rows)
     return model(batch.tokens, batch.positions, batch.attends(pool.kv))[: batch.count]
@@ -160,7 +161,7 @@ class _Ragged:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows of the batch that attend in one call: `calls` groups of `queries` rows, each over one slot."""
+    """Some rows of the batch that attend together: `calls` groups of `queries` rows, each over one slot."""
 
     rows: slice
     slots: slice  # as many as calls, or one for all of them

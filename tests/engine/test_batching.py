@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from invariance import bit_for_bit
 from support import until
 from torch import Tensor
 
@@ -64,7 +63,7 @@ class Watched:
     """An engine and its records."""
 
     def __init__(self, **options: Any) -> None:
-        self.engine = LocalEngine(**{"batch_invariant": True, **options})
+        self.engine = LocalEngine(**options)
         self.records: list[Record] = []
         self.engine.watch(self.records.append)
 
@@ -93,16 +92,17 @@ def engine() -> Iterator[LocalEngine]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> list[str]:
+def alone(bits_kept: None) -> list[str]:
     """What each of the requests gets where it is the only one."""
 
     async def one_by_one() -> list[str]:
-        with closing(LocalEngine(batch_invariant=True)) as engine:
+        with closing(LocalEngine(**EXACT)) as engine:
             return [text for request in REQUESTS for text in await answers(engine, [request])]
 
     return asyncio.run(one_by_one())
 
 
+EXACT: dict[str, Any] = {"batch_invariant": True}
 TIGHT = {"kv_tokens": 1024, "memory": "optimistic"}
 
 
@@ -126,7 +126,7 @@ async def test_a_text_does_not_depend_on_company_policy_or_memory(
     alone: list[str], options: dict[str, Any]
 ) -> None:
     order = Random(str(options)).sample(range(len(REQUESTS)), len(REQUESTS))
-    with Watched(**options) as watched:
+    with Watched(**EXACT, **options) as watched:
         texts = await answers(watched.engine, [REQUESTS[number] for number in order])
         assert texts == [alone[number] for number in order]
         await until(watched.settled, "all memory is free")
@@ -153,24 +153,24 @@ def logits(monkeypatch: pytest.MonkeyPatch) -> Logits:
     return seen
 
 
-@bit_for_bit
-async def test_batch_invariant_is_meant_bit_for_bit_even_after_an_eviction(logits: Logits) -> None:
+async def test_batch_invariant_is_meant_bit_for_bit_even_after_an_eviction(
+    logits: Logits, bits_kept: None
+) -> None:
     requests = [request_of(n % 3 + 3, temperature=0.5 + n / 100, max_tokens=130) for n in range(6)]
-    with Watched() as watched:
+    with Watched(**EXACT) as watched:
         for request in requests:
             await answers(watched.engine, [request])
     alone = {temperature: torch.stack(rows) for temperature, rows in logits.items()}
     logits.clear()
-    with Watched(**TIGHT, budget=33, prefix_cache=1024) as watched:
+    with Watched(**EXACT, **TIGHT, budget=33, prefix_cache=1024) as watched:
         await answers(watched.engine, requests)
     assert "evicted" in watched.states()
     assert len(alone) == len(logits) == len(requests)
     assert all(torch.equal(torch.stack(rows), alone[temperature]) for temperature, rows in logits.items())
 
 
-async def test_without_padded_rows_texts_are_the_same_but_for_ties(
-    engine: LocalEngine, alone: list[str]
-) -> None:
+async def test_without_batch_invariant_texts_are_the_same_but_for_ties(engine: LocalEngine) -> None:
+    alone = [text for request in REQUESTS for text in await answers(engine, [request])]
     texts = await answers(engine, REQUESTS)
     assert sum(a == b for a, b in zip(texts, alone, strict=True)) >= len(texts) - 1
 
@@ -179,7 +179,7 @@ async def test_texts_stay_whole_while_every_knob_is_turned(alone: list[str]) -> 
     policies, budgets, paces = cycle(POLICIES), cycle([20, 0, 200]), cycle([0, 0, 1])
     kv_tokens, memory = cycle([1024, 8192, 2048]), cycle(["optimistic", "optimistic", "reserve"])
     preemption = cycle(["swap", "recompute"])
-    with Watched(seqs=8) as watched:
+    with Watched(**EXACT, seqs=8) as watched:
         asked = asyncio.ensure_future(answers(watched.engine, REQUESTS))
         turned = 0
         while not asked.done():
@@ -209,11 +209,11 @@ async def test_a_reader_who_leaves_frees_its_memory_at_once() -> None:
     assert after and all(each.running == 1 for each in after)
 
 
-async def test_a_prompt_that_begins_as_another_is_read_in_part() -> None:
+async def test_a_prompt_that_begins_as_another_is_read_in_part(bits_kept: None) -> None:
     first, second = (GenerateRequest(prompt=9 * STORY + end, max_tokens=20) for end in ("Ivy", "One day"))
-    with Watched() as plain:
+    with Watched(**EXACT) as plain:
         expected = await answers(plain.engine, [second])
-    with Watched(prefix_cache=2048) as watched:
+    with Watched(**EXACT, prefix_cache=2048) as watched:
         await answers(watched.engine, [first])
         read = sum(each.prefill for each in watched.iterations())
         assert await answers(watched.engine, [second]) == expected
@@ -225,8 +225,10 @@ async def test_a_prompt_that_begins_as_another_is_read_in_part() -> None:
     ("policy", "preemption"),
     [*((name, "recompute") for name in POLICIES if name != "static"), ("sarathi", "swap")],
 )
-async def test_readers_who_stall_with_all_seats_block_nobody(policy: str, preemption: Any) -> None:
-    with Watched(seqs=2, policy=policy, preemption=preemption) as watched:
+async def test_readers_who_stall_with_all_seats_block_nobody(
+    policy: str, preemption: Any, bits_kept: None
+) -> None:
+    with Watched(**EXACT, seqs=2, policy=policy, preemption=preemption) as watched:
         unread = [watched.engine.submit(request_of(n, max_tokens=120)) for n in range(2)]
         await until(lambda: all(s.produced >= HIGH_WATER - 1 for s in unread), "both are full")
         for number in range(3):

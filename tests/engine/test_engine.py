@@ -287,3 +287,12 @@ def test_a_knob_out_of_range_is_refused_and_none_turned(engine: LocalEngine, kno
         engine.tune(memory="optimistic", **knobs)
     assert engine._core.limits == before
     assert engine._core.policy.name == "sarathi"
+
+
+def test_batch_invariant_is_refused_where_bits_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.models.invariance.depends_on_company", lambda model, rows: "a neighbour")
+    with pytest.raises(StartError) as error:
+        LocalEngine(batch_invariant=True)
+    assert str(error.value).startswith("batch_invariant: ") and "a neighbour changes bits" in str(error.value)
+    assert "\n" not in str(error.value)
+    LocalEngine().close()
