@@ -1,6 +1,5 @@
 """Live widgets for a notebook: token view, latency plot, schedule view, knobs; static pictures of them."""
 
-from labkit.widgets.chart import chart
 from labkit.widgets.engine_panel import EnginePanel
 from labkit.widgets.knobs import (
     FLUSH_POLICIES,
@@ -13,11 +12,13 @@ from labkit.widgets.knobs import (
 )
 from labkit.widgets.latency_plot import LatencyPlot
 from labkit.widgets.palette import stream_colour
-from labkit.widgets.picture import Picture, picture
+from labkit.widgets.player import Replay, replay
 from labkit.widgets.race import Race
-from labkit.widgets.replay import Replay, replay
-from labkit.widgets.schedule_picture import schedule_picture
 from labkit.widgets.schedule_view import ScheduleView
+from labkit.widgets.still.chart import chart
+from labkit.widgets.still.picture import Picture
+from labkit.widgets.still.schedule import schedule_picture
+from labkit.widgets.still.streams import picture
 from labkit.widgets.token_view import TokenView
 
 __all__ = [

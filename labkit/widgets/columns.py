@@ -1,7 +1,8 @@
-"""What one stream has shown so far: its tinted text and its live figures, without a widget."""
+"""What a token view shows of its streams, without a widget: tinted text and live figures."""
 
 from collections import deque
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from labkit.widgets.palette import tint_of
 
@@ -10,12 +11,15 @@ KEEP_RUNS = 3_000
 RUN_CHARS = 1_000
 _RATE_WINDOW_NS = 1_000_000_000
 
-Run = tuple[int, str]
-"""An index in `palette.TINTS` and the text of neighbouring tokens that share it."""
+TextRun = tuple[int, str]
+"""An index in `palette.TINTS`, and the text of neighbouring tokens that have this tint."""
+
+StreamEvent = tuple[Literal["start", "push", "finish", "fail"], int, str, int]
+"""What happened, in which column, with which text, and when (ns)."""
 
 
-def append_run(runs: list[Run] | deque[Run], tint: int, text: str) -> None:
-    """Add `text` to the last run if that has the same tint and is short enough, else as a run of its own."""
+def append_run(runs: list[TextRun] | deque[TextRun], tint: int, text: str) -> None:
+    """Add `text` to the last run if both have one tint and the run is short enough, else add a run."""
     if runs and runs[-1][0] == tint and len(runs[-1][1]) < RUN_CHARS:
         runs[-1] = (tint, runs[-1][1] + text)
     else:
@@ -23,10 +27,9 @@ def append_run(runs: list[Run] | deque[Run], tint: int, text: str) -> None:
 
 
 class Column:
-    """One stream's text, as runs of one tint, and its figures. Times are `time.monotonic_ns` of one clock.
+    """One stream's text, as runs of one tint, and its figures. Times are ns of one `time.monotonic_ns`.
 
-    The newest 40,000 characters in at most 3,000 runs are kept; `folded` counts the characters let go.
-    Not thread-safe: the widget that owns it calls it under its lock.
+    It keeps the newest 40,000 characters, in at most 3,000 runs; `folded` counts the characters it dropped.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,13 +37,13 @@ class Column:
         self.reset()
 
     def reset(self) -> None:
-        """Back to empty."""
+        """Become empty."""
         self.tokens = 0
         self.ttft_ms: float | None = None
         self.itl_ms: float | None = None
         self.note = ""
         self.failed = False
-        self.runs: deque[Run] = deque()
+        self.runs: deque[TextRun] = deque()
         self.folded = 0
         self._chars = 0
         self._sent_ns: int | None = None
@@ -48,16 +51,16 @@ class Column:
         self._last_ns = 0
         self._marks: deque[tuple[int, int]] = deque()
         self._ended = False
-        self._fresh: list[Run] = []
+        self._fresh: list[TextRun] = []
         self._emptied = True
 
     def start(self, sent_ns: int) -> None:
-        """A new request was sent at `sent_ns`: the column empties."""
+        """Become empty for a request that was sent at `sent_ns`."""
         self.reset()
         self._sent_ns = sent_ns
 
     def push(self, text: str, received_ns: int) -> None:
-        """One token became readable at `received_ns`."""
+        """Add a token that became readable at `received_ns`."""
         tint = tint_of(self._waited_ms(received_ns))
         self.tokens += 1
         self._last_ns = received_ns
@@ -67,19 +70,19 @@ class Column:
         self._fold()
 
     def finish(self, note: str, failed: bool) -> None:
-        """The stream ended, or broke off."""
+        """Note how the stream ended."""
         self.note, self.failed, self._ended = note, failed, True
 
     def text(self) -> str:
-        """The text that is kept."""
+        """Return the text that is kept."""
         return "".join(text for _, text in self.runs)
 
     def snapshot(self) -> dict[str, Any]:
-        """All that a page needs to draw the column from nothing."""
+        """Return all that a page needs to draw the column from nothing."""
         return {"reset": True, "folded": self.folded > 0, "runs": list(self.runs), "head": self._head()}
 
     def delta(self) -> dict[str, Any]:
-        """What came since the last delta."""
+        """Return what came since the last delta."""
         if self.tokens and (not self._marks or self._marks[-1][1] != self.tokens):
             self._marks.append((self._last_ns, self.tokens))
         while len(self._marks) > 2 and self._last_ns - self._marks[1][0] >= _RATE_WINDOW_NS:
@@ -99,14 +102,14 @@ class Column:
         }
 
     def per_s(self) -> float | None:
-        """Tokens per second: over the last second, or over the whole stream once it has ended."""
+        """Return tokens per second: of the last second, or of the whole stream once it has ended."""
         if self._ended and self.tokens > 1:
-            then, before = self._first_ns, 1
+            from_ns, before = self._first_ns, 1
         elif self._marks:
-            then, before = self._marks[0]
+            from_ns, before = self._marks[0]
         else:
             return None
-        passed_ns = self._last_ns - then
+        passed_ns = self._last_ns - from_ns
         return (self.tokens - before) * 1e9 / passed_ns if passed_ns > 0 else None
 
     def _waited_ms(self, received_ns: int) -> float:
@@ -121,6 +124,44 @@ class Column:
 
     def _fold(self) -> None:
         while self._chars > KEEP_CHARS or len(self.runs) > KEEP_RUNS:
-            gone = len(self.runs.popleft()[1])
-            self._chars -= gone
-            self.folded += gone
+            dropped = len(self.runs.popleft()[1])
+            self._chars -= dropped
+            self.folded += dropped
+
+
+class Columns:
+    """The streams of a token view, side by side. `LiveView` calls it under a lock.
+
+    A snapshot or a delta is a list of `[place, column]`, with a column as `Column` writes it.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.columns = [Column(name) for name in names]
+        self._changed: set[int] = set()
+
+    def take(self, event: StreamEvent) -> None:
+        """Apply an event to its column."""
+        kind, place, text, at_ns = event
+        column = self.columns[place]
+        self._changed.add(place)
+        if kind == "push":
+            column.push(text, at_ns)
+        elif kind == "start":
+            column.start(at_ns)
+        else:
+            column.finish(text, failed=kind == "fail")
+
+    def reset(self) -> None:
+        """Empty every column."""
+        for column in self.columns:
+            column.reset()
+        self._changed.update(range(len(self.columns)))
+
+    def snapshot(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return every column as a whole."""
+        return [(place, column.snapshot()) for place, column in enumerate(self.columns)]
+
+    def delta(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return what came since the last delta, of the columns that changed."""
+        changed, self._changed = sorted(self._changed), set()
+        return [(place, self.columns[place].delta()) for place in changed]

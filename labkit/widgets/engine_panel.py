@@ -1,4 +1,4 @@
-"""An engine at work on many requests, drawn as it happens: texts, Gantt, KV held, readers' buffers."""
+"""EnginePanel: an engine at work on many requests, drawn live: texts, Gantt, KV held, readers' buffers."""
 
 import asyncio
 import time
@@ -12,19 +12,18 @@ from labkit.errors import EngineFailed
 from labkit.events import Failed, Finished, GenerateRequest, Token
 from labkit.widgets.knobs import Knob, budget_knob, pace_knob, policy_knob
 from labkit.widgets.panel import Panel
-from labkit.widgets.picture import Picture
-from labkit.widgets.schedule_picture import schedule_picture
 from labkit.widgets.schedule_view import ScheduleView
+from labkit.widgets.still.picture import Picture
+from labkit.widgets.still.schedule import schedule_picture
 from labkit.widgets.token_view import TokenView
 
-if TYPE_CHECKING:  # a page without an engine of this process needs no torch
+if TYPE_CHECKING:  # importing the engine imports torch, which other widgets do not need
     from labkit.engine.batched import BatchedEngine
 
-KNOBS = ("policy", "budget", "pace")
 DRAWN = 4
 
 Arrival = tuple[float, GenerateRequest]
-"""How many seconds after the start a request comes, and the request."""
+"""A request, and how many seconds after the start it comes."""
 
 
 class EnginePanel(Panel):
@@ -34,8 +33,9 @@ class EnginePanel(Panel):
         panel               # display it
         records = panel.run()   # in the next cell: watch, and turn the knobs meanwhile
 
-    Readers take every token at once, so that nothing but the engine is seen. What happened is in `records`,
-    for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget` and `pace`.
+    Readers take every token at once, so the engine alone decides what the panel shows. After a run `records`
+    says what happened, for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget`
+    and `pace`.
 
     Raises:
         ValueError: no requests, two of one `request_id`, or a knob of no known name.
@@ -52,23 +52,22 @@ class EnginePanel(Panel):
         pace_ms: float = 0.0,
         window_s: float = 10.0,
     ) -> None:
-        if unknown := set(knobs) - set(KNOBS):
-            raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(KNOBS)}")
         self._requests = {r.request_id or str(n): (at_s, r) for n, (at_s, r) in enumerate(arrivals, 1)}
         if not arrivals or len(self._requests) != len(arrivals):
             raise ValueError("a panel takes at least one request, and each of another request_id")
-        self.view = TokenView(list(self._requests)[:DRAWN], height_px=110)
+        self._drawn = list(self._requests)[:DRAWN]
+        self.view = TokenView(self._drawn, height_px=110)
         self.schedule = ScheduleView(window_s, kv_limit=engine.kv_limit)
         self.records: list[Record] = []
         self._engine = engine
         self._settings: dict[str, Any] = {"policy": policy, "budget": budget, "interval_ms": pace_ms}
         self._unwatch: Callable[[], None] | None = None
-        made: dict[str, Knob] = {
+        every_knob: dict[str, Knob] = {
             "policy": policy_knob(lambda name: self._tune("policy", name), policy),
             "budget": budget_knob(lambda tokens: self._tune("budget", tokens), budget),
             "pace": pace_knob(lambda ms: self._tune("interval_ms", ms), pace_ms),
         }
-        super().__init__({name: made[name] for name in knobs}, [self.view, self.schedule])
+        super().__init__(every_knob, knobs, [self.view, self.schedule])
 
     def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
         self.settle()
@@ -82,7 +81,7 @@ class EnginePanel(Panel):
             self.schedule.put(record)
 
         self._unwatch = self._engine.watch(watch)
-        return [self._lane(name, *arrival) for name, arrival in self._requests.items()]
+        return [self._submit(name, *arrival) for name, arrival in self._requests.items()]
 
     def settle(self) -> None:
         if self._unwatch is not None:
@@ -92,22 +91,22 @@ class EnginePanel(Panel):
         self.schedule.flush()
 
     def run(self, timeout: float | None = None) -> list[Record]:
-        """Begin, return the records when all requests have ended; raises as `finish` does."""
+        """Begin, and return the records when every request has ended; raise what `finish` raises."""
         self.start()
         self.finish(timeout)
         return self.records
 
     def picture(self) -> Picture:
-        """What the scheduler did in the last run, as a picture that stays in the saved notebook."""
+        """Draw what the scheduler did in the last run, as a picture that stays in the saved notebook."""
         return schedule_picture(self.records, kv_limit=self._engine.kv_limit)
 
     def __repr__(self) -> str:
         return f"EnginePanel({self._engine.name}): a live panel, its picture is below"
 
-    async def _lane(self, name: str, at_s: float, request: GenerateRequest) -> None:
+    async def _submit(self, name: str, at_s: float, request: GenerateRequest) -> None:
         await asyncio.sleep(at_s)
         named = request.model_copy(update={"request_id": name})
-        drawn = list(self._requests).index(name) < DRAWN
+        drawn = name in self._drawn
         if drawn:
             self.view.start(name, time.monotonic_ns())
         async with aclosing(self._engine.submit(named)) as stream:

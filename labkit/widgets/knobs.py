@@ -1,4 +1,4 @@
-"""Knobs that act on streams while they run: flush, pace, how many streams, scheduling policy, budget."""
+"""Knobs that act on streams while they run: flush, pace, number of streams, scheduling policy, budget."""
 
 import html
 from collections.abc import Callable
@@ -20,20 +20,20 @@ FLUSH_POLICIES = {
     "every 250 ms": "ms:250",
     "every 500 ms": "ms:500",
 }
-"""What the flush knob shows, and the flush policy it means."""
+"""By what the flush knob shows: the flush policy."""
 
 BUDGETS = {"no limit": 0, "512": 512, "256": 256, "128": 128, "64": 64, "32": 32, "16": 16}
-"""What the budget knob shows, and the tokens of an iteration that it means."""
+"""By what the budget knob shows: the most tokens of an iteration; 0 for no limit."""
 
 _RED = '<small style="color: var(--jp-error-color1, #b3261e)">{}</small>'
 
 
 class Knob(ipywidgets.VBox):  # type: ignore[misc]
-    """A control and, beneath it, the error its callback raised last, until a call goes well.
+    """A control and, beneath it, the last error of its callback, until a call succeeds.
 
-    `on_change` gets the new value in whichever thread the page's message is handled: perhaps one with a
-    loop of its own, and while a cell runs. It should only leave the value where a stream will find it.
-    What it raised stays in `error` as `Type: message`; that is empty after a call that went well.
+    `on_change` gets the new value in the thread that handles the page's message. That may be any thread, one
+    with a loop of its own too, and a cell may run meanwhile, so `on_change` should only store the value.
+    `error` is `Type: message` of what the last call raised, or empty.
     """
 
     def __init__(self, name: str, control: Any, on_change: Callable[[Any], None]) -> None:
@@ -41,15 +41,15 @@ class Knob(ipywidgets.VBox):  # type: ignore[misc]
         self.control = control
         self.error = ""
         self._on_change = on_change
-        self._shown = ipywidgets.HTML(layout=ipywidgets.Layout(display="none", margin="0 0 0 72px"))
+        self._message = ipywidgets.HTML(layout=ipywidgets.Layout(display="none", margin="0 0 0 72px"))
         control.layout.width, control.layout.max_width = "460px", "98%"
         control.style.description_width = "64px"
-        super().__init__([control, self._shown])
+        super().__init__([control, self._message])
         control.observe(self._changed, names="value")
 
     @property
     def value(self) -> Any:
-        """What the knob stands at; setting it calls `on_change` as the page would."""
+        """The knob's position; setting it calls `on_change`, as a move in the page does."""
         return self.control.value
 
     @value.setter
@@ -69,12 +69,12 @@ class Knob(ipywidgets.VBox):  # type: ignore[misc]
 
     def _show(self, error: str) -> None:
         self.error = error
-        self._shown.value = _RED.format(html.escape(error))
-        self._shown.layout.display = None if error else "none"
+        self._message.value = _RED.format(html.escape(error))
+        self._message.layout.display = None if error else "none"
 
 
 def flush_knob(on_change: Callable[[str], None], value: str = "token") -> Knob:
-    """A slider over FLUSH_POLICIES; `on_change` gets the policy: "token", "tokens:N" or "ms:T".
+    """Make a slider over FLUSH_POLICIES; `on_change` gets the policy: "token", "tokens:N" or "ms:T".
 
     Raises:
         ValueError: `value` is none of those policies.
@@ -88,7 +88,7 @@ def flush_knob(on_change: Callable[[str], None], value: str = "token") -> Knob:
 
 
 def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
-    """A slider of the engine's pace; `on_change` gets the interval between tokens in ms, 0 to 200.
+    """Make a slider of the engine's pace; `on_change` gets the interval between tokens in ms, 0 to 200.
 
     Raises:
         ValueError: `value` is out of that range.
@@ -102,7 +102,7 @@ def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
 
 
 def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) -> Knob:
-    """A slider of how many streams run at once, 1 to `most`.
+    """Make a slider of how many streams run at once, 1 to `most`; `on_change` gets the number.
 
     Raises:
         ValueError: `value` is out of that range.
@@ -114,7 +114,7 @@ def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) ->
 
 
 def policy_knob(on_change: Callable[[str], None], value: str = "sarathi") -> Knob:
-    """A list of the scheduling policies; `on_change` gets a name.
+    """Make a list of the scheduling policies; `on_change` gets a name.
 
     Raises:
         ValueError: `value` is none of them.
@@ -126,7 +126,7 @@ def policy_knob(on_change: Callable[[str], None], value: str = "sarathi") -> Kno
 
 
 def budget_knob(on_change: Callable[[int], None], value: int = 0) -> Knob:
-    """A slider of the tokens computed in one iteration; `on_change` gets one of BUDGETS, 0 for no limit.
+    """Make a slider of the most tokens of an iteration; `on_change` gets a number of BUDGETS.
 
     Raises:
         ValueError: `value` is none of those.

@@ -1,4 +1,4 @@
-"""LatencyPlot: each stream's inter-token latency over time, drawn while it streams."""
+"""LatencyPlot: each stream's inter-token latency (ITL) over time, drawn while it streams."""
 
 import time
 from collections.abc import Sequence
@@ -7,24 +7,25 @@ import bqplot
 import numpy as np
 
 from labkit.widgets import palette
-from labkit.widgets.picture import Picture, picture
+from labkit.widgets.lines import PeakLine, Point
 from labkit.widgets.pump import Inbox
-from labkit.widgets.traces import Point, Trace
+from labkit.widgets.still.picture import Picture
+from labkit.widgets.still.streams import picture
 
 _SETTLED_S = 1.0
 _LEAST_TOP_MS = 100
-# bqplot's own choice for the axes' names is orange on a dark page; this grey reads on both.
+# bqplot's own colour for the axes' names is orange on a dark page; this grey is legible on both.
 _SOFT = "#7d8590"
 
 _Sample = tuple[int, int, float] | int | None
-"""Which stream, when (ns), which wait (ms). A number is the start (ns); None empties the plot."""
+"""A stream's place, when (ns) and which wait (ms); or a number: the start (ns); or None: empty the plot."""
 
 
 class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
-    """A line per stream of ITL in ms over the last `window_s` seconds, fed from any thread.
+    """A line per stream of ITL in ms over the last `window_s` seconds. Any thread may feed it.
 
-    Each wait is drawn over the time that it lasted, at the height log10(1 + ms), so that 0 ms and 500 ms both
-    show. Each beat of the pump is one update of the lines; the pump sets their traits, nobody else.
+    The line of a wait is as long as the wait and at the height log10(1 + ms), so that 0 ms and 500 ms both
+    show. The lines change once a beat of the pump; only the pump and `flush` set their traits.
 
     Args:
         streams: the lines' names, in the order of their colours.
@@ -36,13 +37,11 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
     """
 
     def __init__(self, streams: Sequence[str], window_s: float = 10, height_px: int = 260) -> None:
-        if not streams or len(set(streams)) != len(streams):
-            raise ValueError(f"streams must be named, each once: {list(streams)}")
+        self._places = palette.stream_places(streams)
         if window_s <= 0:
             raise ValueError(f"window_s must be positive, not {window_s}")
         self.streams = tuple(streams)
         self.window_s = float(window_s)
-        self._places = {name: place for place, name in enumerate(streams)}
         self._x_scale = bqplot.LinearScale(min=0.0, max=self.window_s)
         self._y_scale = bqplot.LinearScale(min=0.0)
         self._y_axis = bqplot.Axis(
@@ -72,11 +71,11 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._inbox: Inbox[_Sample] = Inbox(self._take)
 
     def start(self, at_ns: int) -> None:
-        """Put 0 s at `at_ns`; without it the first sample after a `clear` is at 0 s."""
+        """Put 0 s at `at_ns`; without a start, the first sample after a `clear` is at 0 s."""
         self._inbox.put(at_ns)
 
     def push(self, stream: str, received_ns: int, itl_ms: float) -> None:
-        """A token was waited for `itl_ms` and became readable at `received_ns`. O(1), from any thread.
+        """Show that a token took `itl_ms` and became readable at `received_ns`. O(1), from any thread.
 
         Raises:
             KeyError: no such stream.
@@ -88,23 +87,23 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._inbox.put(None)
 
     def flush(self) -> None:
-        """Draw what waits now, in the calling thread."""
+        """Draw everything that waits, in the calling thread."""
         self._inbox.flush()
 
-    def traces(self) -> dict[str, list[Point]]:
-        """By stream: (seconds since the start, ITL in ms), at most 600 points of the last window."""
+    def points(self) -> dict[str, list[Point]]:
+        """Return by stream (seconds since the start, ITL in ms), at most 600 points of the last window."""
         self.flush()
-        return {name: trace.points() for name, trace in zip(self.streams, self._traces, strict=True)}
+        return {name: line.points() for name, line in zip(self.streams, self._peaks, strict=True)}
 
     def picture(self) -> Picture:
-        """What the plot shows, as a PNG for a page without a kernel."""
+        """Draw what the plot shows, as a PNG for a page without a kernel."""
         return picture(plot=self)
 
     def __repr__(self) -> str:
         return f"LatencyPlot({', '.join(self.streams)})"
 
     def _empty(self) -> None:
-        self._traces = [Trace(self.window_s) for _ in self._places]
+        self._peaks = [PeakLine(self.window_s) for _ in self._places]
         self._start_ns: int | None = None
         self._newest_s = 0.0
         self._top_ms = float(_LEAST_TOP_MS)
@@ -117,7 +116,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         if samples:
             self._draw()
         elif not self._settled and time.monotonic() - self._drawn_at > _SETTLED_S:
-            # Any message may be lost, the last one too: it is said twice.
+            # Any message may be lost, so the last one is sent twice.
             self._settled = True
             self._lines.send_state(["x", "y"])
         return not self._settled
@@ -135,7 +134,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         at_s = (received_ns - self._start_ns) / 1e9
         self._newest_s = max(self._newest_s, at_s)
         self._top_ms = max(self._top_ms, palette.tick_above(itl_ms))
-        self._traces[place].push(at_s, itl_ms)
+        self._peaks[place].push(at_s, itl_ms)
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
@@ -155,11 +154,11 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             self._x_scale.min, self._x_scale.max = end_s - self.window_s, end_s
 
     def _draw_lines(self) -> None:
-        lines = [trace.points() for trace in self._traces]
-        # At least two columns: bqplot squeezes a table of one, and a point per line would become one line.
+        lines = [line.points() for line in self._peaks]
+        # bqplot squeezes a table of one column and then draws one line through the points of all.
         longest = max(2, *map(len, lines))
-        # All lines in one array, so in one message. A short line repeats its last point and an empty one
-        # stays at the origin, which shows nothing; NaN instead makes bqplot write errors to the console.
+        # One array for all lines makes one message. A short line repeats its last point, and an empty line
+        # stays at the origin, which shows nothing. NaN would make bqplot write errors to the console.
         table = np.zeros((2, len(lines), longest), dtype=np.float32)
         for place, points in enumerate(lines):
             if points:
@@ -176,7 +175,7 @@ def _colours(streams: Sequence[str]) -> list[str]:
 
 
 def _legend(streams: Sequence[str]) -> bqplot.Label:
-    """The streams' names, in the right margin: bqplot's own legend covers the lines."""
+    """Write the streams' names into the right margin: bqplot's own legend covers the lines."""
     whole = {"x": bqplot.LinearScale(min=0.0, max=1.0), "y": bqplot.LinearScale(min=0.0, max=1.0)}
     return bqplot.Label(
         x=np.full(len(streams), 1.015),

@@ -1,12 +1,13 @@
 """Colours: one per stream, and the tint of a token by how long it was waited for.
 
-Streams take Okabe and Ito's hues, which stay apart for colour-blind readers, at a lightness that shows on
-white and on near-black. Waits run from no tint at all to dark brown on a light page and to pale yellow on a
-dark one, so that they differ in lightness and not in hue alone.
+Streams have Okabe and Ito's hues, which colour-blind readers can tell apart, at a lightness that shows on
+white and on near-black. The tints of waits go from none to dark brown on a light page, and to pale yellow on
+a dark one, so they differ in lightness and not in hue alone.
 """
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 STREAM_COLOURS = ("#2b7fc4", "#d55e00", "#1a9e77", "#a768c4", "#b8900a", "#5f8a9e", "#c2527f", "#7d8c1f")
@@ -14,7 +15,7 @@ STREAM_COLOURS = ("#2b7fc4", "#d55e00", "#1a9e77", "#a768c4", "#b8900a", "#5f8a9
 
 @dataclass(frozen=True)
 class Tint:
-    """How a token is drawn if it was waited for at least `from_ms` ms; `paper` is None for no tint."""
+    """How a token looks that was waited for at least `from_ms` ms; `paper` is None for no tint."""
 
     from_ms: float
     label: str
@@ -38,26 +39,37 @@ _EDGES = [tint.from_ms for tint in TINTS]
 TICKS_MS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
 
 
+def stream_places(streams: Sequence[str]) -> dict[str, int]:
+    """Return each stream's position, which chooses its colour.
+
+    Raises:
+        ValueError: no streams, or two of one name.
+    """
+    if not streams or len(set(streams)) != len(streams):
+        raise ValueError(f"streams must be named, each once: {list(streams)}")
+    return {name: place for place, name in enumerate(streams)}
+
+
 def stream_colour(position: int) -> str:
-    """The colour of the stream at this position, as `#rrggbb`; the ninth stream takes the first's again."""
+    """Return the colour of the stream at this position as `#rrggbb`; the ninth has the first colour again."""
     return STREAM_COLOURS[position % len(STREAM_COLOURS)]
 
 
 def tint_of(wait_ms: float) -> int:
-    """The index in TINTS of a wait in ms; a negative one (clocks that disagree) counts as none."""
+    """Return the index in TINTS of a wait in ms. A negative wait (clocks that disagree) counts as 0 ms."""
     return max(0, bisect_right(_EDGES, wait_ms) - 1)
 
 
 def height_of(ms: float) -> float:
-    """Where a plot draws a wait in ms: log10(1 + ms), so that 0 ms and 500 ms both show."""
+    """Return where a plot draws a wait in ms: log10(1 + ms), so that 0 ms and 500 ms both show."""
     return math.log10(1.0 + max(0.0, ms))
 
 
 def tick_above(ms: float) -> float:
-    """The lowest tick that is not below `ms`, or `ms` itself above the last."""
+    """Return the lowest tick that is not below `ms`, or `ms` itself if it is above the last tick."""
     return next((float(tick) for tick in TICKS_MS if tick >= ms), ms)
 
 
 def ticks_up_to(top_ms: float) -> dict[float, str]:
-    """The ticks from 0 to `top_ms`: their heights and what to write beside them."""
+    """Return the ticks from 0 to `top_ms`: by height, what to write beside it."""
     return {height_of(tick): str(tick) for tick in TICKS_MS if tick <= top_ms}

@@ -1,4 +1,4 @@
-"""What live panels share: knobs, buttons, and streams on a loop of their own while the page moves."""
+"""What live panels share: knobs, buttons, and streams on a loop of their own, so that the page moves."""
 
 import concurrent.futures
 import html
@@ -14,50 +14,62 @@ from labkit.widgets.knobs import Knob
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]
-    """Controls above and what is seen below; a subclass says what a run is.
+    """Controls above, views below; a subclass says what a run is.
 
     The streams run on a loop of their own, so the page moves even while a cell computes. An interrupt of
-    `wait` stops them.
+    `finish` stops them.
+
+    Args:
+        knobs: every knob there is, by name.
+        chosen: the names of the knobs to show, in order.
+        views: what is shown below the controls.
+
+    Raises:
+        ValueError: a chosen name is none of the knobs.
     """
 
-    def __init__(self, knobs: Mapping[str, Knob], shown: Sequence[ipywidgets.Widget]) -> None:
-        self.knobs = dict(knobs)
+    def __init__(
+        self, knobs: Mapping[str, Knob], chosen: Sequence[str], views: Sequence[ipywidgets.Widget]
+    ) -> None:
+        if unknown := set(chosen) - set(knobs):
+            raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(knobs)}")
+        self.knobs = {name: knobs[name] for name in chosen}
         self._turning = threading.RLock()
         self._thread: LoopThread | None = None
         self._runs: list[concurrent.futures.Future[None]] = []
-        self._said = ipywidgets.HTML()
+        self._message = ipywidgets.HTML()
         self._again = self._button("run again", "play", self.start)
-        buttons = [self._again, self._button("stop", "stop", self.stop), self._said]
+        buttons = [self._again, self._button("stop", "stop", self.stop), self._message]
         controls = ipywidgets.HBox([*self.knobs.values(), ipywidgets.HBox(buttons)])
         controls.layout.flex_flow = "row wrap"
-        super().__init__([controls, *shown])
+        super().__init__([controls, *views])
 
     def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
-        """Empty what is shown, set what the knobs say, and return what is to run side by side."""
+        """Empty the views, apply the knobs, and return the coroutines that run side by side."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """A run has ended: show what is left to be shown."""
+        """Show what is left when a run has ended."""
 
     def start(self) -> None:
-        """Begin and return at once; a run that still goes on is stopped first."""
+        """Begin a run and return at once; stop a run that still goes on first."""
         with self._turning:
             self._end()
-            lanes = self.prepare()
+            coroutines = self.prepare()
             self._thread = thread = LoopThread("labkit-panel")
-            self._runs = runs = [thread.submit(lane) for lane in lanes]
+            self._runs = runs = [thread.submit(coroutine) for coroutine in coroutines]
         for run in runs:
             run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
 
     def finish(self, timeout: float | None = None) -> None:
-        """Return when all have ended.
+        """Return when every stream has ended.
 
         Raises:
             LabkitError: a request was refused, a stream broke off, or the run was stopped before its end.
-            TimeoutError: they took longer than `timeout` seconds; they are stopped.
+            TimeoutError: the run took longer than `timeout` seconds; it is stopped.
         """
         runs = self._runs
-        self._again.disabled = True  # until then there is one run, and this is it
+        self._again.disabled = True  # so that no other run begins meanwhile
         try:
             done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
         finally:
@@ -85,9 +97,9 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         def pressed(_: object) -> None:
             try:
                 press()
-                self._said.value = ""
+                self._message.value = ""
             except LabkitError as error:
-                self._said.value = f"<small>{html.escape(str(error))}</small>"
+                self._message.value = f"<small>{html.escape(str(error))}</small>"
 
         button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
         button.on_click(pressed)

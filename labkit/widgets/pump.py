@@ -1,8 +1,7 @@
-"""The pump: one thread that hands on, 30 times a second, what any thread has put in.
+"""The pump: one thread that hands on, 30 times a second, what other threads put into inboxes.
 
-A producer only appends to its widget's inbox. The pump's thread starts with the first item, empties every
-inbox that is awake, and ends when all have gone quiet: nothing has to be closed, and a cell that is run
-again leaves no thread behind.
+A producer only appends to an inbox. The pump's thread starts with the first item, empties every inbox that is
+awake, and ends when none is. So nobody has to close anything, and a cell that runs again leaves no thread.
 """
 
 import contextlib
@@ -18,11 +17,11 @@ _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-class Pumped(Protocol):
+class Member(Protocol):
     """What the pump serves."""
 
-    def pumped(self) -> bool:
-        """Hand on what waits; False to be left alone until the next `Pump.wake`."""
+    def beat(self) -> bool:
+        """Hand on what waits; return False to sleep until the next `Pump.wake`."""
 
 
 class Pump:
@@ -31,16 +30,16 @@ class Pump:
     def __init__(self, hertz: float = 30.0) -> None:
         self._period_s = 1.0 / hertz
         self._lock = threading.Lock()
-        self._awake: dict[Pumped, None] = {}
+        self._awake: dict[Member, None] = {}
         self._thread: threading.Thread | None = None
 
     @property
     def running(self) -> bool:
-        """Whether the thread is there."""
+        """Whether the thread runs."""
         return self._thread is not None
 
-    def wake(self, member: Pumped) -> None:
-        """Serve `member` from now on, until it asks to be left alone. Any thread may call it."""
+    def wake(self, member: Member) -> None:
+        """Serve `member` until it wants to sleep. Any thread may call this."""
         with self._lock:
             self._awake[member] = None
             if self._thread is None:
@@ -48,7 +47,7 @@ class Pump:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="labkit-widget-pump", daemon=True)
-        # An interpreter that is going down starts no thread; what is still to be drawn is not worth an error.
+        # An interpreter that shuts down starts no thread. A view that is not up to date then is no error.
         with contextlib.suppress(RuntimeError):
             thread.start()
             self._thread = thread
@@ -66,10 +65,10 @@ class Pump:
                     return
             time.sleep(max(0.002, self._period_s - (time.monotonic() - began)))
 
-    def _serve(self, member: Pumped) -> None:
+    def _serve(self, member: Member) -> None:
         with self._lock:
             self._awake.pop(member)
-        if member.pumped():
+        if member.beat():
             with self._lock:
                 self._awake[member] = None
 
@@ -78,48 +77,48 @@ PUMP = Pump()
 
 
 class Inbox(Generic[Item]):
-    """What producers put in, in order, until the pump hands it to `take`.
+    """A queue that any thread may fill and that the pump empties into `take`.
 
-    `take` gets the items of one drain (perhaps none) and says whether it wants to be called again though
-    nothing new may come. One lock is held across drain and `take`, so items keep their order whichever
-    thread drains. An exception in `take` is logged once and never reaches a producer.
+    `take` gets the items of one beat, perhaps none. It returns whether it wants the next beat even if nothing
+    new comes. `lock` is held while items are taken out and while `take` runs, so the items keep their order
+    whichever thread empties the inbox. The log gets the first exception of `take`; a producer gets none.
     """
 
     def __init__(self, take: Callable[[list[Item]], bool], pump: Pump = PUMP) -> None:
+        self.lock = threading.Lock()
         self._take = take
         self._pump = pump
         self._items: deque[Item] = deque()
-        self._lock = threading.Lock()
         self._awake = False
         self._complained = False
 
     def put(self, item: Item) -> None:
-        """Add an item. O(1), from any thread, without waiting for a drain."""
+        """Add an item. O(1), from any thread, without a wait for `take`."""
         self._items.append(item)
         if not self._awake:
             self.wake()
 
     def wake(self) -> None:
-        """Have `take` called at the next beat even if nothing was put in."""
+        """Call `take` at the next beat even if nothing was put in."""
         self._awake = True
         self._pump.wake(self)
 
     def flush(self) -> None:
-        """Hand on what waits now, in the calling thread; what `take` raises, this raises."""
-        with self._lock:
+        """Hand on what waits, in the calling thread; raise what `take` raises."""
+        with self.lock:
             self._drain()
 
-    def pumped(self) -> bool:
-        """The pump's beat: hand on what waits; False once there is nothing more to do."""
+    def beat(self) -> bool:
+        """Hand on what waits; return False when there is nothing more to do."""
         try:
-            with self._lock:
+            with self.lock:
                 again = self._drain()
         except Exception:
             again = False
             if not self._complained:
                 _log.exception("a widget could not be fed")
             self._complained = True
-        # The flag falls before the second look: a producer either sees it down or is seen here.
+        # First the flag falls, then come the items: a producer sees the flag down, or its item is seen here.
         self._awake = again
         if not again and self._items:
             self._awake = True

@@ -1,4 +1,4 @@
-"""The same prompt over several servers at once, drawn as it comes: tokens, latency, knobs that act on it."""
+"""Race: one prompt over several servers at once, drawn live: tokens, latency, knobs that act at once."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -12,7 +12,8 @@ from labkit.launch.server import Server
 from labkit.widgets.knobs import flush_knob, pace_knob, streams_knob
 from labkit.widgets.latency_plot import LatencyPlot
 from labkit.widgets.panel import Panel
-from labkit.widgets.picture import Picture, picture
+from labkit.widgets.still.picture import Picture
+from labkit.widgets.still.streams import picture
 from labkit.widgets.token_view import TokenView
 
 KNOBS = ("flush", "pace", "streams")
@@ -21,15 +22,15 @@ WARM_UP = GenerateRequest(prompt="warm up", max_tokens=1)
 
 
 class Race(Panel):
-    """A panel with a column per server, their inter-token latency below, and knobs that act at once.
+    """A panel with a column per server, their inter-token latency below, and knobs that act while it runs.
 
         race = Race(servers, labkit.GenerateRequest(prompt="Once upon a time", max_tokens=200))
         race                # display it
         race.run()          # in the next cell: watch, and turn the knobs meanwhile
 
-    Each client asks for one token first, so that connections are open and what follows is compared fairly.
-    Knobs: `flush` sets every server's flush policy, `pace` the engine's interval, and
-    `streams` how many streams each server carries: the first is drawn, the others keep it company.
+    Each client asks for one token first, so that all begin with an open connection. Knobs: `flush` sets every
+    server's flush policy, `pace` the engine's interval, and `streams` how many streams each server carries.
+    The panel draws the first stream of each; the others load the server.
 
     Raises:
         ValueError: a knob of no known name.
@@ -45,22 +46,20 @@ class Race(Panel):
         pace_ms: float = 25.0,
         streams: int = 1,
     ) -> None:
-        if unknown := set(knobs) - set(KNOBS):
-            raise ValueError(f"no knob {', '.join(unknown)}: there are {', '.join(KNOBS)}")
         self._names = [server.name for server in servers]
         self.view = TokenView(self._names)
         self.plot = LatencyPlot(self._names)
         self.recordings: dict[str, Recording] = {}
-        made = {
-            "flush": flush_knob(self._set_flush, flush),
-            "pace": pace_knob(self._set_pace, pace_ms),
+        every_knob = {
+            "flush": flush_knob(lambda policy: self._tune("flush", policy), flush),
+            "pace": pace_knob(lambda ms: self._tune("interval_ms", ms), pace_ms),
             "streams": streams_knob(self._set_streams, MOST_STREAMS, streams),
         }
         self._settings: dict[str, Any] = {"flush": flush, "interval_ms": pace_ms}
         self._servers = list(servers)
         self._request = request
         self._streams = streams
-        super().__init__({name: made[name] for name in knobs}, [self.view, self.plot])
+        super().__init__(every_knob, knobs, [self.view, self.plot])
 
     def prepare(self) -> list[Coroutine[Any, Any, None]]:
         self.recordings = {}
@@ -68,54 +67,54 @@ class Race(Panel):
         self.plot.clear()
         for knob, value in self._settings.items():
             self._tune(knob, value)
-        return [self._lane(server) for server in self._servers]
+        return [self._run_server(server) for server in self._servers]
 
     def settle(self) -> None:
         self.view.flush()
         self.plot.flush()
 
     def wait(self, timeout: float | None = None) -> dict[str, Recording]:
-        """Return what each client recorded, by interface, when all have ended.
+        """Return what each client recorded, by interface, when every stream has ended.
 
         Raises:
             LabkitError: a request was refused, a stream broke off, or the race was stopped before its end.
-            TimeoutError: they took longer than `timeout` seconds; they are stopped.
+            TimeoutError: the race took longer than `timeout` seconds; it is stopped.
         """
         self.finish(timeout)
         return {name: self.recordings[name] for name in self._names}
 
     def run(self, timeout: float | None = None) -> dict[str, Recording]:
-        """`start` and `wait`."""
+        """Call `start`, then return what `wait` returns."""
         self.start()
         return self.wait(timeout)
 
     def picture(self) -> Picture:
-        """What the panel shows, as a picture that stays in the saved notebook."""
+        """Draw what the panel shows, as a picture that stays in the saved notebook."""
         return picture(self.view, self.plot)
 
     def __repr__(self) -> str:
         return f"Race({', '.join(self._names)}): a live panel, its picture is below"
 
-    async def _lane(self, server: Server) -> None:
-        """One server: the stream that is drawn, and the company it has meanwhile."""
-        company: list[asyncio.Task[None]] = []
-        keeper = asyncio.ensure_future(self._keep_company(server, company))
+    async def _run_server(self, server: Server) -> None:
+        """Run the stream that is drawn, with the other streams beside it until it ends."""
+        others: list[asyncio.Task[None]] = []
+        keeper = asyncio.ensure_future(self._keep_others(server, others))
         try:
-            await self._drawn(server)
+            await self._run_drawn(server)
         finally:
-            for task in [keeper, *company]:
+            for task in [keeper, *others]:
                 task.cancel()
-            await asyncio.gather(keeper, *company, return_exceptions=True)
+            await asyncio.gather(keeper, *others, return_exceptions=True)
 
-    async def _drawn(self, server: Server) -> None:
+    async def _run_drawn(self, server: Server) -> None:
         name = server.name
-        lane = _Lane(name, self.view, self.plot)
+        tokens = _ReadableTokens(name, self.view, self.plot)
 
         def arrived(recording: Recording, chunk: Chunk) -> None:
             if not recording.chunks:
                 self.recordings[name] = recording
                 self.view.start(name, recording.sent_ns)
-            lane.draw(chunk)
+            tokens.draw(chunk)
 
         async with interfaces.client(name)(server.url) as client:
             try:
@@ -133,27 +132,21 @@ class Race(Panel):
             case Failed(message=message):
                 self.view.finish(name, message, failed=True)
 
-    async def _keep_company(self, server: Server, company: list[asyncio.Task[None]]) -> None:
-        """Hold as many further streams open as the knob says now."""
+    async def _keep_others(self, server: Server, others: list[asyncio.Task[None]]) -> None:
+        """Keep as many other streams open as the knob says."""
         while True:
-            while len(company) < self._streams - 1:
-                company.append(asyncio.ensure_future(self._companion(server)))
-            while len(company) > max(0, self._streams - 1):
-                company.pop().cancel()
+            while len(others) < self._streams - 1:
+                others.append(asyncio.ensure_future(self._repeat(server)))
+            while len(others) > max(0, self._streams - 1):
+                others.pop().cancel()
             await asyncio.sleep(0.05)
 
-    async def _companion(self, server: Server) -> None:
+    async def _repeat(self, server: Server) -> None:
         async with interfaces.client(server.name)(server.url) as client:
             while True:
                 await client.record(self._request)
 
-    # Knobs may call from a thread of the kernel's choosing: setting a number or a policy is all they do.
-
-    def _set_flush(self, policy: str) -> None:
-        self._tune("flush", policy)
-
-    def _set_pace(self, interval_ms: float) -> None:
-        self._tune("interval_ms", interval_ms)
+    # The kernel may call a knob's callback in any thread, so a callback only sets a value.
 
     def _tune(self, knob: str, value: Any) -> None:
         self._settings[knob] = value
@@ -164,25 +157,28 @@ class Race(Panel):
         self._streams = streams
 
 
-class _Lane:
-    """Draws one stream's tokens when they become readable (as `metrics.arrivals` counts them)."""
+class _ReadableTokens:
+    """Draws one stream's tokens when they become readable (as `metrics.arrivals` counts them).
+
+    A token without text, such as half a character, becomes readable with the next token that has text.
+    """
 
     def __init__(self, name: str, view: TokenView, plot: LatencyPlot) -> None:
         self._name, self._view, self._plot = name, view, plot
-        self._silent = 0
+        self._unreadable = 0
         self._last_ns = 0
 
     def draw(self, chunk: Chunk) -> None:
         for event in chunk.events:
             if isinstance(event, Token) and event.text:
-                self._readable(event.text, chunk.received_ns)
+                self._draw(event.text, chunk.received_ns)
             elif isinstance(event, Token):
-                self._silent += 1
+                self._unreadable += 1
 
-    def _readable(self, text: str, received_ns: int) -> None:
+    def _draw(self, text: str, received_ns: int) -> None:
         self._view.push(self._name, text, received_ns)
-        for _ in range(self._silent):
+        for _ in range(self._unreadable):
             self._view.push(self._name, "", received_ns)
         if self._last_ns:
             self._plot.push(self._name, received_ns, (received_ns - self._last_ns) / 1e6)
-        self._silent, self._last_ns = 0, received_ns
+        self._unreadable, self._last_ns = 0, received_ns

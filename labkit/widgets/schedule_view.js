@@ -1,18 +1,9 @@
-// The page's half of ScheduleView: takes deltas, asks for the whole when one is missing, draws what schedule_run.js keeps.
+// ScheduleView's script: draws the schedule that schedule.js keeps on a canvas.
 
-const ASK_AGAIN_MS = 300;
 const LEFT = 116, RIGHT = 16, TITLE = 22, AXIS = 22;
 const KV = 56, UNREAD = 84, TALLEST = 18, LEAST = 72, MOST = 288;
 const LEAST_S = 2;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
-
-function make(tag, className, parent, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  parent.append(node);
-  return node;
-}
 
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
@@ -24,14 +15,14 @@ function seconds(value) {
 }
 
 class Drawing {
-  constructor(canvas, run, probes) {
+  constructor(canvas, schedule, probes) {
     this.canvas = canvas;
-    this.run = run;
+    this.schedule = schedule;
     this.probes = probes;
     this.tallest = LEAST;
   }
 
-  // Colours depend on the theme, and only an element says what light-dark() comes to.
+  // Colours depend on the theme, and only an element knows what light-dark() resolves to.
   readTheme() {
     const { root, soft, line, bars } = this.probes;
     this.ink = getComputedStyle(root).color;
@@ -39,20 +30,20 @@ class Drawing {
     this.line = getComputedStyle(line).borderBottomColor;
     this.family = getComputedStyle(root).fontFamily;
     this.fills = bars.map((bar) => getComputedStyle(bar).backgroundColor);
-    this.places = new Map(this.run.look.states.map(({ name }, place) => [name, place]));
+    this.places = new Map(this.schedule.look.states.map(({ name }, place) => [name, place]));
   }
 
   measure() {
-    const { run } = this;
+    const { schedule } = this;
     this.width = this.canvas.parentNode.clientWidth;
-    this.tallest = Math.max(this.tallest, Math.min(MOST, run.rows.size * TALLEST));
-    this.rowPx = Math.min(TALLEST, this.tallest / Math.max(1, run.rows.size));
+    this.tallest = Math.max(this.tallest, Math.min(MOST, schedule.rows.size * TALLEST));
+    this.rowPx = Math.min(TALLEST, this.tallest / Math.max(1, schedule.rows.size));
     this.kvTop = TITLE + this.tallest + TITLE;
     this.unreadTop = this.kvTop + KV + TITLE;
     this.bottom = this.unreadTop + UNREAD;
     this.height = this.bottom + AXIS;
-    this.to = Math.max(run.now, LEAST_S);
-    this.from = Math.max(0, this.to - run.look.window_s);
+    this.to = Math.max(schedule.now, LEAST_S);
+    this.from = Math.max(0, this.to - schedule.look.window_s);
     this.scale = (this.width - LEFT - RIGHT) / (this.to - this.from);
   }
 
@@ -124,7 +115,7 @@ class Drawing {
 
   drawGantt() {
     this.write("request", LEFT - 8, TITLE / 2, this.soft, "right");
-    const rows = [...this.run.rows.values()];
+    const rows = [...this.schedule.rows.values()];
     const every = Math.ceil(11 / this.rowPx);
     rows.forEach((row, i) => {
       const middle = TITLE + (i + 0.5) * this.rowPx;
@@ -138,16 +129,16 @@ class Drawing {
   }
 
   drawRow(row, i) {
-    const spans = this.run.spans(row).filter(([, , to]) => to >= this.from);
+    const spans = this.schedule.spans(row).filter(([, , to]) => to >= this.from);
     const full = Math.max(1, this.rowPx - (this.rowPx > 6 ? 3 : 1));
-    // What costs comes last, since it is seen however short it was: nothing may be painted over it.
+    // States that cost are painted last: however short one was, nothing may cover it.
     for (const costs of [false, true]) {
       for (const [state, from, to] of spans) {
         const place = this.places.get(state);
-        const look = this.run.look.states[place];
+        const look = this.schedule.look.states[place];
         if (look?.costs !== costs) continue;
-        const high = look.tall ? full : Math.max(1, full * this.run.look.low);
-        // On whole pixels short neighbours get their share of them, and no edges shine through.
+        const high = look.tall ? full : Math.max(1, full * this.schedule.look.low);
+        // On whole pixels each of several short neighbours gets its share, and no edge shines through.
         const left = this.snap(this.x(from));
         const wide = Math.max(costs ? 1.5 : 0, this.snap(this.x(to)) - left);
         this.pen.fillStyle = this.fills[place];
@@ -160,7 +151,7 @@ class Drawing {
   }
 
   colour(row) {
-    return this.run.look.colours[row.place % this.run.look.colours.length];
+    return this.schedule.look.colours[row.place % this.schedule.look.colours.length];
   }
 
   panel(title, top, height, most, marked = most) {
@@ -172,8 +163,8 @@ class Drawing {
   }
 
   drawKv() {
-    const limit = this.run.look.kv_limit;
-    const points = this.run.kv.points();
+    const limit = this.schedule.look.kv_limit;
+    const points = this.schedule.kv.points();
     const highest = points.reduce((most, [, value]) => Math.max(most, value), 1);
     const title = limit ? "KV held, tokens; dashed: the limit" : "KV held, tokens";
     const most = limit ? Math.max(1.1 * limit, highest) : nice(highest);
@@ -184,14 +175,14 @@ class Drawing {
       const path = new Path2D();
       points.forEach(([at, value], i) => {
         path.lineTo(this.x(at), y(value));
-        path.lineTo(this.x(points[i + 1]?.[0] ?? this.run.now), y(value));
+        path.lineTo(this.x(points[i + 1]?.[0] ?? this.schedule.now), y(value));
       });
       this.stroke(path, this.ink, 1.5);
     });
   }
 
   drawUnread() {
-    const lines = [...this.run.rows.values()].map((row) => [row, this.run.unread(row)]);
+    const lines = [...this.schedule.rows.values()].map((row) => [row, this.schedule.unread(row)]);
     const highest = lines.flatMap(([, points]) => points).reduce((most, [, level]) => Math.max(most, level), 5);
     const y = this.panel("unread by its reader, tokens", this.unreadTop, UNREAD, nice(highest));
     this.within(this.unreadTop, UNREAD, () => {
@@ -210,12 +201,12 @@ class Drawing {
     this.pen.stroke(path);
   }
 
-  // What is under the pointer, in words.
-  at(x, y) {
-    const row = [...this.run.rows.values()][Math.floor((y - TITLE) / this.rowPx)];
+  // Says in words what is under the pointer.
+  describe(x, y) {
+    const row = [...this.schedule.rows.values()][Math.floor((y - TITLE) / this.rowPx)];
     if (!row || y < TITLE) return "";
     const when = this.from + (x - LEFT) / this.scale;
-    const span = this.run.spans(row).find(([, from, to]) => from <= when && when < to);
+    const span = this.schedule.spans(row).find(([, from, to]) => from <= when && when < to);
     if (!span) return row.name;
     const [state, from, to] = span;
     return `${row.name}: ${state} for ${seconds(to - from)}, from ${seconds(from)}`;
@@ -235,78 +226,37 @@ function drawLegend(states, parent) {
   return bars;
 }
 
-function told({ now, figures, folded }, limit) {
+function summary({ now, figures, folded }, limit) {
   const kv = figures.kv.toLocaleString("en") + (limit ? ` of ${limit.toLocaleString("en")}` : "");
   const away = folded ? ` · ${folded.toLocaleString("en")} earlier folded away` : "";
   return `${figures.running} running · ${figures.waiting} waiting · KV ${kv} tokens · at ${now.toFixed(1)} s${away}`;
 }
 
-function render({ model, el }) {
-  const look = model.get("look");
-  const root = make("div", "lk-schedule", el);
-  const head = make("div", "lk-schedule-head", root);
-  const figures = make("span", "", head);
-  const pointed = make("span", "lk-schedule-soft", head);
-  const canvas = make("canvas", "", make("div", "", root));
-  canvas.setAttribute("role", "img");
-  const bars = drawLegend(look.states, root);
-  const run = new Run(look);
-  const drawing = new Drawing(canvas, run, { root, soft: pointed, line: head, bars });
-
-  let sequence = -1;
-  let asked = 0;
-  let frame = 0;
-
-  function redraw() {
-    frame ||= requestAnimationFrame(() => {
-      frame = 0;
-      figures.textContent = told(run, look.kv_limit);
-      canvas.setAttribute("aria-label", `Schedule. ${run.words}`);
-      drawing.draw();
+class ScheduleView {
+  constructor(root, look) {
+    const head = make("div", "lk-schedule-head", root);
+    this.figures = make("span", "", head);
+    const pointed = make("span", "lk-schedule-soft", head);
+    this.canvas = make("canvas", "", make("div", "", root));
+    this.canvas.setAttribute("role", "img");
+    const bars = drawLegend(look.states, root);
+    this.schedule = new Schedule(look);
+    this.drawing = new Drawing(this.canvas, this.schedule, { root, soft: pointed, line: head, bars });
+    this.canvas.addEventListener("mousemove", ({ offsetX, offsetY }) => {
+      pointed.textContent = this.drawing.describe(offsetX, offsetY);
     });
+    this.canvas.addEventListener("mouseleave", () => (pointed.textContent = ""));
   }
 
-  function take(change) {
-    sequence = change.sequence;
-    run.apply(change);
-    redraw();
+  take(change) {
+    this.schedule.apply(change);
   }
 
-  function takeAll() {
-    const state = model.get("state");
-    if (state.sequence > sequence) take(state);
+  paint() {
+    this.figures.textContent = summary(this.schedule, this.schedule.look.kv_limit);
+    this.canvas.setAttribute("aria-label", `Schedule. ${this.schedule.words}`);
+    this.drawing.draw();
   }
-
-  function askForAll() {
-    if (performance.now() - asked < ASK_AGAIN_MS) return;
-    asked = performance.now();
-    model.send({ resync: true });
-  }
-
-  function takeDelta(delta) {
-    if (delta.sequence <= sequence) return;
-    if (delta.sequence === sequence + 1) take(delta);
-    else askForAll();
-  }
-
-  takeAll();
-  model.on("change:state", takeAll);
-  model.on("msg:custom", takeDelta);
-  canvas.addEventListener("mousemove", ({ offsetX, offsetY }) => {
-    pointed.textContent = drawing.at(offsetX, offsetY);
-  });
-  canvas.addEventListener("mouseleave", () => (pointed.textContent = ""));
-  const resized = new ResizeObserver(redraw);
-  resized.observe(root);
-  const themed = new MutationObserver(redraw);
-  themed.observe(document.body, { attributes: true });
-  return () => {
-    model.off("change:state", takeAll);
-    model.off("msg:custom", takeDelta);
-    resized.disconnect();
-    themed.disconnect();
-    cancelAnimationFrame(frame);
-  };
 }
 
-export default { render };
+export default liveView("lk-schedule", ScheduleView);

@@ -10,7 +10,8 @@ from labkit.engine.trace import State
 class Look:
     """A bar's colours on a light and on a dark page.
 
-    A tall bar holds KV, a low one holds none. What costs something is seen however short it was.
+    A request in a tall state holds KV, in a low one it holds none. A state that `costs` is drawn at least
+    some pixels wide, however short it was.
     """
 
     colour: str

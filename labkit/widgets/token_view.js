@@ -1,15 +1,6 @@
-// The page's half of TokenView: draws deltas as they come, and the whole whenever one is missing.
+// TokenView's script: a column of tinted text and figures for each stream.
 
 const STATS = [["tokens", "tokens"], ["ttft_ms", "TTFT ms"], ["itl_ms", "ITL ms"], ["per_s", "tokens/s"]];
-const ASK_AGAIN_MS = 300;
-
-function make(tag, className, parent, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  parent.append(node);
-  return node;
-}
 
 function tintStyle({ paper, ink, dark_paper, dark_ink }) {
   return paper ? `background:light-dark(${paper},${dark_paper});color:light-dark(${ink},${dark_ink})` : "";
@@ -87,44 +78,17 @@ function drawLegend(tints, styles, parent) {
   tints.forEach((tint, i) => (make("span", "lk-swatch", legend, tint.label).style.cssText = styles[i]));
 }
 
-function render({ model, el }) {
-  const look = model.get("look");
-  const styles = look.tints.map(tintStyle);
-  const root = make("div", "lk-tokens", el);
-  const row = make("div", "lk-columns", root);
-  const columns = look.streams.map((stream) => new Column(stream, look, styles, row));
-  drawLegend(look.tints, styles, root);
-
-  let sequence = -1;
-  let asked = 0;
-
-  function drawAll() {
-    const state = model.get("state");
-    if (state.sequence <= sequence) return;
-    sequence = state.sequence;
-    columns.forEach((column, i) => column.draw(state.columns[i]));
+class TokenView {
+  constructor(root, look) {
+    const styles = look.tints.map(tintStyle);
+    const row = make("div", "lk-columns", root);
+    this.columns = look.streams.map((stream) => new Column(stream, look, styles, row));
+    drawLegend(look.tints, styles, root);
   }
 
-  function askForAll() {
-    if (performance.now() - asked < ASK_AGAIN_MS) return;
-    asked = performance.now();
-    model.send({ resync: true });
+  take(changes) {
+    for (const [place, change] of changes) this.columns[place].draw(change);
   }
-
-  function drawDelta(delta) {
-    if (delta.sequence <= sequence) return;
-    if (delta.sequence !== sequence + 1) return askForAll();
-    sequence = delta.sequence;
-    for (const [place, change] of delta.columns) columns[place].draw(change);
-  }
-
-  drawAll();
-  model.on("change:state", drawAll);
-  model.on("msg:custom", drawDelta);
-  return () => {
-    model.off("change:state", drawAll);
-    model.off("msg:custom", drawDelta);
-  };
 }
 
-export default { render };
+export default liveView("lk-tokens", TokenView);

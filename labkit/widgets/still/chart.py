@@ -6,16 +6,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from labkit.widgets import palette
-from labkit.widgets.picture import Picture, png
+from labkit.widgets.still.picture import Picture, png
 
 FEW = 20
-"""Up to so many positions have a mark and a number each."""
+"""With up to so many positions, each has a mark and a number."""
 
 
 def chart(
     at: Sequence[float], series: Mapping[str, Sequence[float]], *, x: str, y: str, log: bool = False
 ) -> Picture:
     """Draw a line per series over the positions `at`; `x` and `y` name the axes with their units.
+
+        chart([1, 8, 32], {"tiny": [300, 900, 1400]}, x="requests at once", y="tokens/s")
 
     Raises:
         ValueError: a series is not as long as `at`.
@@ -40,7 +42,7 @@ def chart(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#d8dee4")
     axes.legend(frameon=False)
-    told = "; ".join(
+    figures = "; ".join(
         f"{name}: {', '.join(f'{value:.4g}' for value in values)}" for name, values in series.items()
     )
-    return Picture(png(figure), f"chart of {', '.join(series)}", f"{y} over {x}. {told}")
+    return Picture(png(figure), f"chart of {', '.join(series)}", f"{y} over {x}. {figures}")

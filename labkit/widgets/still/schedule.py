@@ -1,4 +1,4 @@
-"""The static picture of a schedule, and of several beneath each other, for a page without a kernel."""
+"""The static picture of a schedule, or of several beneath each other."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from matplotlib.patches import Rectangle
 
 from labkit.engine.trace import Record
 from labkit.widgets import palette
-from labkit.widgets.picture import INK, LINE, PX_PER_INCH, SOFT, WIDTH_PX, Picture, png
-from labkit.widgets.schedule import Row, Schedule, Span, clock_s
+from labkit.widgets.request_row import RequestRow, Span
+from labkit.widgets.schedule import Schedule, clock_s
 from labkit.widgets.states import LOOKS, LOW
+from labkit.widgets.still.picture import INK, LINE, PX_PER_INCH, SOFT, WIDTH_PX, Picture, png, style_axes
 
 MOST_RUNS = 5
 MOST_ROWS = 1_000
@@ -30,15 +31,15 @@ class HasSchedule(Protocol):
     kv_limit: int | None
 
     def schedule(self) -> Schedule:
-        """What the view shows."""
+        """Return what the view shows."""
 
 
-Run = HasSchedule | Iterable[Record]
+Drawable = HasSchedule | Iterable[Record]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The figure in pixels from its top, and the seconds that every panel of it spans."""
+    """A figure measured in pixels from its top, and the seconds that each of its panels spans."""
 
     figure: Figure
     height: float
@@ -46,7 +47,7 @@ class _Layout:
     to_s: float
 
     def panel(self, top: float, height: float, title: str, bold: bool = False) -> Axes:
-        """Axes over the whole width, `title` above them."""
+        """Add axes over the whole width, with `title` above them."""
         width = 1 - (_LEFT + _RIGHT) / WIDTH_PX
         low = 1 - (top + height) / self.height
         axes = self.figure.add_axes((_LEFT / WIDTH_PX, low, width, height / self.height))
@@ -58,20 +59,18 @@ class _Layout:
             color=INK if bold else SOFT,
             fontweight="bold" if bold else "normal",
         )
-        axes.tick_params(labelsize=_SMALL, colors=SOFT, length=0, labelbottom=False)
+        axes.tick_params(labelbottom=False)
         axes.grid(color=LINE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(LINE)
+        style_axes(axes)
         return axes
 
 
-def schedule_picture(what: Run | Mapping[str, Run], kv_limit: int | None = None) -> Picture:
+def schedule_picture(what: Drawable | Mapping[str, Drawable], kv_limit: int | None = None) -> Picture:
     """Draw a run, a view or records: its Gantt, the KV it held and its readers' unread tokens.
 
-    Of several by name, as `{"static": records, "fcfs": records}`, it draws the Gantts beneath each other on
-    one time axis. `kv_limit` is a line in tokens; a view knows its own. Of records all is drawn (of more than
-    1,000 requests the last), of a view what it shows.
+    Of several runs by name, as `{"static": records, "fcfs": records}`, it draws the Gantts beneath each other
+    on one time axis. `kv_limit` in tokens becomes a line; a view has a limit of its own. A picture of a view
+    shows what the view shows; a picture of records shows all of them, or the last 1,000 requests.
 
     Raises:
         ValueError: no records, no runs, or more than five.
@@ -84,16 +83,16 @@ def schedule_picture(what: Run | Mapping[str, Run], kv_limit: int | None = None)
     return _several({name: _schedule(name, run) for name, run in what.items()})
 
 
-def _schedule(name: str, run: Run) -> Schedule:
-    if isinstance(run, HasSchedule):
-        return run.schedule()
-    records = list(run)
+def _schedule(name: str, source: Drawable) -> Schedule:
+    if isinstance(source, HasSchedule):
+        return source.schedule()
+    records = list(source)
     if not records:
         raise ValueError(f"{name}: no records to draw; run the scheduler first")
     clocks = [clock_s(record) for record in records]
     schedule = Schedule(window_s=max(clocks) - min(clocks) + 1.0, most_rows=MOST_ROWS)
     for record in records:
-        schedule.put(record)
+        schedule.take(record)
     return schedule
 
 
@@ -122,8 +121,8 @@ def _several(schedules: Mapping[str, Schedule]) -> Picture:
         _draw_gantt(axes, schedule, gantt_px)
         top += _TITLE + gantt_px
     _finish(layout, axes, bottom)
-    told = " ".join(f"{name}: {schedule.words()}" for name, schedule in schedules.items())
-    return Picture(png(layout.figure), f"schedules of {', '.join(schedules)}", f"Schedules. {told}")
+    words = " ".join(f"{name}: {schedule.words()}" for name, schedule in schedules.items())
+    return Picture(png(layout.figure), f"schedules of {', '.join(schedules)}", f"Schedules. {words}")
 
 
 def _gantt_px(schedules: Sequence[Schedule], row_px: float, most_px: float) -> list[float]:
@@ -157,7 +156,7 @@ def _draw_gantt(axes: Axes, schedule: Schedule, gantt_px: float) -> None:
             for span in row.spans_until(schedule.now_s)
             if span[0] == state
         ]
-        # Without smoothing, neighbours too short to see get their share of the pixels.
+        # Without smoothing, each of several neighbours too short to see gets its share of the pixels.
         bars = PolyCollection(boxes, facecolors=look.colour, linewidths=0, antialiaseds=False)
         bars.set_zorder(3 if look.costs else 2)
         axes.add_collection(bars, autolim=False)
@@ -169,8 +168,8 @@ def _box(place: int, span: Span, half: float, least_s: float) -> list[tuple[floa
     return [(from_s, place - half), (to_s, place - half), (to_s, place + half), (from_s, place + half)]
 
 
-def _draw_label(axes: Axes, place: int, row: Row) -> None:
-    """The row's colour beside its name, and a cross where the request was dropped."""
+def _draw_label(axes: Axes, place: int, row: RequestRow) -> None:
+    """Draw the row's colour beside its name, and a cross where the request was dropped."""
     along = axes.get_yaxis_transform()
     colour = palette.stream_colour(row.place)
     bar = Rectangle(
@@ -222,7 +221,7 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def _finish(layout: _Layout, lowest: Axes, bottom: float) -> None:
-    """The time axis under the lowest panel, and the legend under that."""
+    """Draw the time axis under the lowest panel, and the legend under the axis."""
     lowest.tick_params(labelbottom=True)
     lowest.set_xlabel("seconds", fontsize=8, color=SOFT)
     page = layout.figure.add_axes((0, 0, 1, _LEGEND / layout.height))

@@ -1,4 +1,4 @@
-// What the records said so far, as labkit/widgets/schedule.py sends it; schedule_view.js follows in the same module.
+// The page's copy of the schedule in schedule.py. schedule_view.js, which draws it, follows in the same module.
 
 function addSpan(spans, [state, from, to]) {
   const last = spans[spans.length - 1];
@@ -6,7 +6,7 @@ function addSpan(spans, [state, from, to]) {
   else spans.push([state, from, to]);
 }
 
-class Line {
+class StepLine {
   closed = [];
   open = [];
 
@@ -16,9 +16,9 @@ class Line {
   }
 
   trim(before) {
-    let gone = 0;
-    while (gone + 1 < this.closed.length && this.closed[gone + 1][0] <= before) gone += 1;
-    if (gone) this.closed.splice(0, gone);
+    let drop = 0;
+    while (drop + 1 < this.closed.length && this.closed[drop + 1][0] <= before) drop += 1;
+    if (drop) this.closed.splice(0, drop);
   }
 
   points() {
@@ -26,17 +26,17 @@ class Line {
   }
 }
 
-class Run {
+class Schedule {
   constructor(look) {
     this.look = look;
     this.rows = new Map();
-    this.kv = new Line();
+    this.kv = new StepLine();
   }
 
   apply(change) {
     if (change.reset) {
       this.rows = new Map();
-      this.kv = new Line();
+      this.kv = new StepLine();
     }
     const { now, figures, folded, words } = change;
     Object.assign(this, { now, figures, folded, words });
@@ -47,7 +47,7 @@ class Run {
   }
 
   applyRow(number, { spans, buffer, ...head }) {
-    const row = this.rows.get(number) ?? { spans: [], buffer: new Line() };
+    const row = this.rows.get(number) ?? { spans: [], buffer: new StepLine() };
     Object.assign(row, head);
     for (const span of spans) addSpan(row.spans, span);
     row.buffer.extend(buffer);
@@ -58,9 +58,9 @@ class Run {
     this.kv.trim(before);
     for (const row of this.rows.values()) {
       row.buffer.trim(before);
-      let gone = Math.max(0, row.spans.length - this.look.keep_spans);
-      while (gone < row.spans.length && row.spans[gone][2] <= before) gone += 1;
-      if (gone) row.spans.splice(0, gone);
+      let drop = Math.max(0, row.spans.length - this.look.keep_spans);
+      while (drop < row.spans.length && row.spans[drop][2] <= before) drop += 1;
+      if (drop) row.spans.splice(0, drop);
     }
   }
 
@@ -68,14 +68,14 @@ class Run {
     return row.ended ? row.spans : [...row.spans, [row.state, row.since, this.now]];
   }
 
-  // The reader reads on between two tokens, which needs no message.
+  // The page computes how the reader reads on between two tokens; no message says it.
   unread(row) {
     const points = row.buffer.points();
     if (!points.length) return points;
     const [at, level] = points[points.length - 1];
     const dry = at + level / row.reader_tps;
-    const over = row.state === "dropped" ? row.since : row.ended ? Math.max(row.since, dry) : Infinity;
-    const until = Math.min(this.now, over);
+    const end = row.state === "dropped" ? row.since : row.ended ? Math.max(row.since, dry) : Infinity;
+    const until = Math.min(this.now, end);
     if (dry < until) return [...points, [dry, 0], [until, 0]];
     return [...points, [until, level - (until - at) * row.reader_tps]];
   }

@@ -1,4 +1,4 @@
-"""Plays a recorded run into a view, at its own pace or faster, from a thread that can be stopped."""
+"""Plays a recorded run into a view, at its own pace or another, from a thread that can be stopped."""
 
 import threading
 import time
@@ -9,8 +9,8 @@ from labkit.engine.trace import Record
 from labkit.widgets.schedule import clock_s
 
 
-class Watches(Protocol):
-    """What a run can be played into: a `ScheduleView`."""
+class RecordView(Protocol):
+    """What a run can be played into, such as a `ScheduleView`."""
 
     def put(self, record: Record) -> None:
         """Show a record."""
@@ -20,9 +20,9 @@ class Watches(Protocol):
 
 
 class Replay:
-    """A run that is being played; `stop` ends it, and so does another replay into the same view."""
+    """A run that plays until its end, until `stop`, or until another run plays into the same view."""
 
-    def __init__(self, records: list[Record], view: Watches, speed: float) -> None:
+    def __init__(self, records: list[Record], view: RecordView, speed: float) -> None:
         self._records = records
         self._view = view
         self._speed = speed
@@ -31,7 +31,7 @@ class Replay:
 
     @property
     def running(self) -> bool:
-        """Whether records are still to come."""
+        """Whether it still plays."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -40,15 +40,15 @@ class Replay:
         self._thread.start()
 
     def stop(self) -> None:
-        """Put nothing more; returns when the thread has ended. Safe to call twice."""
+        """End the thread, and return when it has ended. Safe to call twice."""
         self._stopped.set()
         self._thread.join()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when the run has been played, or was stopped.
+        """Return when the run has played to its end or was stopped.
 
         Raises:
-            TimeoutError: it takes longer than `timeout` seconds; it plays on.
+            TimeoutError: the run takes longer than `timeout` seconds; it plays on.
         """
         self._thread.join(timeout)
         if self.running:
@@ -72,22 +72,23 @@ class Replay:
             self._view.put(record)
 
 
-_playing: dict[Watches, Replay] = {}
+_playing: dict[RecordView, Replay] = {}
 
 
-def replay(records: Iterable[Record], view: Watches, speed: float = 1.0) -> Replay:
-    """Play `records` into `view` in the background, `speed` times as fast as they were made.
+def replay(records: Iterable[Record], view: RecordView, speed: float = 1.0) -> Replay:
+    """Play `records` into `view` in the background, `speed` times as fast as the run was.
 
-    The view is emptied first, and a replay that still plays into it is stopped: a cell may be run again.
+    It first empties the view and stops a replay that still plays into it, so a cell may be run again.
 
     Raises:
-        ValueError: a speed that is not positive, or whatever reading `records` raises.
+        ValueError: `speed` is not positive.
+        Exception: what iterating over `records` raises.
     """
     if not speed > 0:
         raise ValueError(f"speed must be positive, not {speed}")
-    playing = Replay(list(records), view, speed)
+    player = Replay(list(records), view, speed)
     if (before := _playing.get(view)) is not None:
         before.stop()
-    _playing[view] = playing
-    playing.start()
-    return playing
+    _playing[view] = player
+    player.start()
+    return player

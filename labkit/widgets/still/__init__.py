@@ -1,0 +1,1 @@
+"""Static pictures of what the live widgets show, for a page without a kernel."""

@@ -1,0 +1,50 @@
+"""A picture that stays in the saved notebook: a PNG with a title and a text for those who cannot see it."""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+WIDTH_PX = 960
+PX_PER_INCH = 96
+DOTS_PER_PX = 2
+INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG at twice the notebook's width. A cell shows `title`, which has no figures; `alt` has them."""
+
+    png: bytes = field(repr=False)
+    title: str
+    alt: str
+
+    def __repr__(self) -> str:
+        return f"Picture({self.title})"
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": repr(self)}
+        return data, {"image/png": {"width": WIDTH_PX, "alt": self.alt}}
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG at twice its size in pixels."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=PX_PER_INCH * DOTS_PER_PX)
+    return buffer.getvalue()
+
+
+def style_axes(axes: Axes) -> None:
+    """Give the axes the look that all pictures share: a thin grid, and of its frame the time axis alone."""
+    axes.tick_params(labelsize=7.5, colors=SOFT, length=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
