@@ -1,7 +1,7 @@
 """Knobs that act on streams while they run: flush, pace, number of streams, scheduling policy, budget."""
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
@@ -79,12 +79,7 @@ def flush_knob(on_change: Callable[[str], None], value: str = "token") -> Knob:
     Raises:
         ValueError: `value` is none of those policies.
     """
-    if value not in FLUSH_POLICIES.values():
-        raise ValueError(f"no such flush policy on the knob: {value!r}; it has {[*FLUSH_POLICIES.values()]}")
-    control = ipywidgets.SelectionSlider(
-        options=list(FLUSH_POLICIES.items()), value=value, description="flush"
-    )
-    return Knob("flush", control, on_change)
+    return _choice_knob("flush", FLUSH_POLICIES, on_change, value)
 
 
 def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
@@ -131,7 +126,11 @@ def budget_knob(on_change: Callable[[int], None], value: int = 0) -> Knob:
     Raises:
         ValueError: `value` is none of those.
     """
-    if value not in BUDGETS.values():
-        raise ValueError(f"no such budget on the knob: {value!r}; it has {[*BUDGETS.values()]}")
-    control = ipywidgets.SelectionSlider(options=list(BUDGETS.items()), value=value, description="budget")
-    return Knob("budget", control, on_change)
+    return _choice_knob("budget", BUDGETS, on_change, value)
+
+
+def _choice_knob(name: str, choices: Mapping[str, Any], on_change: Callable[[Any], None], value: Any) -> Knob:
+    if value not in choices.values():
+        raise ValueError(f"no such {name} on the knob: {value!r}; it has {[*choices.values()]}")
+    control = ipywidgets.SelectionSlider(options=list(choices.items()), value=value, description=name)
+    return Knob(name, control, on_change)

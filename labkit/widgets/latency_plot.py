@@ -17,8 +17,8 @@ _LEAST_TOP_MS = 100
 # bqplot's own colour for the axes' names is orange on a dark page; this grey is legible on both.
 _SOFT = "#7d8590"
 
-_Sample = tuple[int, int, float] | int | None
-"""A stream's place, when (ns) and which wait (ms); or a number: the start (ns); or None: empty the plot."""
+_Wait = tuple[int, int, float]
+"""A stream's place, when a wait ended (ns), and how long it was (ms)."""
 
 
 class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
@@ -68,11 +68,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             display_toolbar=False,
         )
         self.layout.width, self.layout.height = "100%", f"{height_px}px"
-        self._inbox: Inbox[_Sample] = Inbox(self._take)
-
-    def start(self, at_ns: int) -> None:
-        """Put 0 s at `at_ns`; without a start, the first sample after a `clear` is at 0 s."""
-        self._inbox.put(at_ns)
+        self._inbox: Inbox[_Wait | None] = Inbox(self._take)
 
     def push(self, stream: str, received_ns: int, itl_ms: float) -> None:
         """Show that a token took `itl_ms` and became readable at `received_ns`. O(1), from any thread.
@@ -83,7 +79,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._inbox.put((self._places[stream], received_ns, itl_ms))
 
     def clear(self) -> None:
-        """Empty the plot; the next sample is its new start."""
+        """Empty the plot; the next token is at 0 s."""
         self._inbox.put(None)
 
     def flush(self) -> None:
@@ -110,10 +106,13 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._drawn_at = 0.0
         self._settled = True
 
-    def _take(self, samples: list[_Sample]) -> bool:
-        for sample in samples:
-            self._apply(sample)
-        if samples:
+    def _take(self, waits: list[_Wait | None]) -> bool:
+        for wait in waits:
+            if wait is None:
+                self._empty()
+            else:
+                self._add(*wait)
+        if waits:
             self._draw()
         elif not self._settled and time.monotonic() - self._drawn_at > _SETTLED_S:
             # Any message may be lost, so the last one is sent twice.
@@ -121,14 +120,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             self._lines.send_state(["x", "y"])
         return not self._settled
 
-    def _apply(self, sample: _Sample) -> None:
-        if sample is None:
-            self._empty()
-            return
-        if isinstance(sample, int):
-            self._start_ns = sample
-            return
-        place, received_ns, itl_ms = sample
+    def _add(self, place: int, received_ns: int, itl_ms: float) -> None:
         if self._start_ns is None:
             self._start_ns = received_ns
         at_s = (received_ns - self._start_ns) / 1e9

@@ -26,9 +26,6 @@ class Picture:
     def __repr__(self) -> str:
         return f"Picture({self.title})"
 
-    def _repr_png_(self) -> bytes:
-        return self.png
-
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": repr(self)}
         return data, {"image/png": {"width": WIDTH_PX, "alt": self.alt}}
