@@ -66,3 +66,17 @@ def bits_kept() -> None:
 def interface(request: pytest.FixtureRequest) -> str:
     """Every interface that has a server and a client, whoever's package brought it."""
     return str(request.param)
+
+
+@pytest.fixture
+def quick_pump(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes live views send a snapshot every 0.2 s, so that their pump ends soon; fails if it does not."""
+    from labkit.widgets import live_view
+    from labkit.widgets.pump import PUMP
+
+    monkeypatch.setattr(live_view, "SNAPSHOT_EVERY_S", 0.2)
+    yield
+    end = time.monotonic() + PATIENCE_S
+    while PUMP.running:
+        assert time.monotonic() < end, "the pump still runs"
+        time.sleep(0.01)

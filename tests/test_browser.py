@@ -14,19 +14,11 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
+from chromium import chromium_page, needs_chromium
+from playwright.sync_api import Locator, Page, TimeoutError
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TOKENS = 200
 SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder to leave screenshots in, for whoever wants to look
 
@@ -87,7 +79,7 @@ KERNEL_IS_THERE = (
 )
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+    needs_chromium,
     pytest.mark.timeout(180),
 ]
 
@@ -110,12 +102,8 @@ def lab(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 1150})
-        page.set_default_timeout(30_000)
+    with chromium_page(1500, 1150) as page:
         yield page
-        browser.close()
 
 
 def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) -> None:

@@ -12,7 +12,7 @@ import traitlets
 from labkit.widgets.pump import Inbox
 
 _HERE = pathlib.Path(__file__).parent
-_SNAPSHOT_EVERY_S = 1.0
+SNAPSHOT_EVERY_S = 1.0
 
 Event = TypeVar("Event")
 Event_contra = TypeVar("Event_contra", contravariant=True)
@@ -104,7 +104,7 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
                 self._content.take(event)
         if events:
             self._send_delta()
-        due = time.monotonic() - self._snapshot_at >= _SNAPSHOT_EVERY_S
+        due = time.monotonic() - self._snapshot_at >= SNAPSHOT_EVERY_S
         if self._asked or (due and self._snapshots_owed):
             self._send_snapshot()
         return self._snapshots_owed > 0

@@ -12,6 +12,8 @@ from labkit.widgets import EnginePanel
 
 ASK = GenerateRequest(prompt="Once", max_tokens=20, ignore_eos=True)
 
+pytestmark = pytest.mark.usefixtures("quick_pump")
+
 
 @pytest.fixture
 def engine() -> Iterator[LocalEngine]:

@@ -1,57 +1,33 @@
 """The live widgets without a browser: what reaches the page, what is kept, what a static page shows."""
 
+import random
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fake_page import FakePage, wait_until
 
 from labkit.widgets import LatencyPlot, Picture, TokenView, flush_knob, pace_knob, picture, streams_knob
 from labkit.widgets.knobs import FLUSH_POLICIES
 from labkit.widgets.palette import height_of
-from labkit.widgets.pump import PUMP
 
 MS = 1_000_000
 NAMES = ["rest", "sse", "websocket", "grpc"]
 
-
-def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.01)
+pytestmark = pytest.mark.usefixtures("quick_pump")
 
 
-class Page:
-    """Draws what a view sends as token_view.js does, less the messages that `loses` says are lost."""
+class TokenPage(FakePage):
+    """Keeps the texts that token_view.js draws."""
 
-    def __init__(self, view: TokenView, loses: Callable[[int], bool] = lambda sequence: False) -> None:
-        self.view, self.loses = view, loses
-        self.sequences: list[int] = []
-        self.resyncs = 0
-        self.texts = [""] * len(view.state["columns"])
-        self.sequence = -1
-        self.draw_all(view.state)
-        view.send = self.receive
-        view.observe(lambda change: self.draw_all(change["new"]), names="state")
+    def __init__(self, view: TokenView, **options: Any) -> None:
+        self.texts = [""] * len(NAMES)
+        super().__init__(view, self.draw, **options)
 
-    def draw_all(self, state: dict[str, Any]) -> None:
-        if state["sequence"] > self.sequence:
-            self.sequence = state["sequence"]
-            self.texts = [text_of(column) for column in state["columns"]]
-
-    def receive(self, delta: dict[str, Any], buffers: object = None) -> None:
-        self.sequences.append(delta["sequence"])
-        if self.loses(delta["sequence"]) or delta["sequence"] <= self.sequence:
-            return
-        if delta["sequence"] != self.sequence + 1:
-            self.resyncs += 1
-            self.view._on_page(self.view, {"resync": True}, [])
-            return
-        self.sequence = delta["sequence"]
-        for place, change in delta["columns"]:
+    def draw(self, changes: list[tuple[int, dict[str, Any]]]) -> None:
+        for place, change in changes:
             before = "" if change["reset"] else self.texts[place]
             self.texts[place] = before + text_of(change)
 
@@ -76,69 +52,44 @@ def push_from_four_threads(view: TokenView, count: int) -> list[str]:
     return ["".join(f"{name}{i} " for i in range(count)) for name in NAMES]
 
 
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    wait_until(lambda: not PUMP.running)
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "labkit-widget-pump"])
-
-
-def test_page_and_snapshot_equal_what_four_threads_pushed() -> None:
+@pytest.mark.parametrize("losses", [0.0, 0.2])
+def test_page_and_snapshot_equal_what_four_threads_pushed(losses: float) -> None:
     view = TokenView(NAMES)
-    page = Page(view)
+    chance = random.Random(3)
+    page = TokenPage(view, loses=lambda sequence: chance.random() < losses)
     pushed = push_from_four_threads(view, 800)
     wait_until(lambda: page.texts == pushed)
-    wait_until(lambda: [text_of(column) for column in view.state["columns"]] == pushed)
-    assert [column["head"]["tokens"] for column in view.state["columns"]] == [800] * 4
-    assert page.sequences == list(range(1, len(page.sequences) + 1))
-    assert len(page.sequences) < 100
-    assert page.resyncs == 0
+    wait_until(lambda: [text_of(column) for _, column in view.state["snapshot"]] == pushed)
+    heads = [column["head"] for _, column in view.state["snapshot"]]
+    assert [(head["tokens"], head["note"]) for head in heads] == [(800, "finished: length")] * 4
 
 
-def test_a_page_that_loses_messages_asks_and_ends_with_everything() -> None:
+def test_only_columns_that_changed_are_sent_and_a_start_or_clear_empties_them() -> None:
     view = TokenView(NAMES)
-    page = Page(view, loses=lambda sequence: sequence % 3 == 0)
-    pushed = push_from_four_threads(view, 800)
-    wait_until(lambda: page.texts == pushed)
-    assert page.resyncs > 0
-
-
-def test_a_page_that_asks_gets_a_snapshot_though_nothing_is_new() -> None:
-    view = TokenView(["sse"])
-    before = view.state["snapshot"]
-    view._on_page(view, {"resync": True}, [])
-    wait_until(lambda: view.state["snapshot"] == before + 1, within_s=0.5)
-
-
-def test_the_snapshot_goes_out_twice_after_the_end() -> None:
-    view = TokenView(["sse"])
-    snapshots: list[int] = []
-    view.observe(
-        lambda change: snapshots.append(change["new"]["columns"][0]["head"]["tokens"]), names="state"
-    )
-    view.push("sse", "a", 0)
-    view.finish("sse")
-    wait_until(lambda: not PUMP.running)
-    assert snapshots == [1, 1]
-
-
-def test_clear_empties_the_page() -> None:
-    view = TokenView(["sse", "grpc"])
-    page = Page(view)
-    view.push("sse", "old", 0)
-    view.clear()
-    view.push("sse", "new", 0)
+    page = TokenPage(view)
+    for name in NAMES:
+        view.push(name, f"old {name}", 0)
     view.flush()
-    assert page.texts == ["new", ""]
-    assert view.text("sse") == "new"
+    view.start("sse", 0)
+    view.push("sse", "new", 1)
+    sent: list[Any] = []
+    view.send = sent.append
+    view.flush()
+    assert [place for place, _ in sent[0]["delta"]] == [1]
+    assert page.texts == ["old rest", "new", "old websocket", "old grpc"]
+    view.clear()
+    view.flush()
+    assert page.texts == [""] * 4
+    assert view.text("sse") == ""
 
 
 def test_a_failure_is_marked_as_one() -> None:
     view = TokenView(["sse"])
     view.finish("sse", "Unavailable", failed=True)
     view.flush()
-    assert view.state["columns"][0]["head"]["note"] == "Unavailable"
-    assert view.state["columns"][0]["head"]["failed"] is True
+    [(_, column)] = view.state["snapshot"]
+    assert column["head"]["note"] == "Unavailable"
+    assert column["head"]["failed"] is True
 
 
 @pytest.mark.parametrize("widget", [TokenView, LatencyPlot])
@@ -183,25 +134,25 @@ def test_one_point_a_stream_does_not_become_one_line() -> None:
 
 def test_plot_window_follows_and_clear_starts_anew() -> None:
     plot = LatencyPlot(["sse"], window_s=5)
-    plot.start(1_000 * MS)
+    plot.push("sse", 1_000 * MS, 5.0)
     plot.push("sse", 13_000 * MS, 700.0)
-    assert plot.traces() == {"sse": [(12.0, 700.0)]}
+    assert plot.points() == {"sse": [(0.0, 5.0), (12.0, 700.0)]}
     assert (plot._x_scale.min, plot._x_scale.max) == (7.0, 12.0)
     assert plot._y_scale.max == height_of(1000)
     plot.clear()
-    assert plot.traces() == {"sse": []}
+    assert plot.points() == {"sse": []}
     assert (plot._x_scale.min, plot._x_scale.max) == (0.0, 5.0)
 
 
 def test_flush_knob_hands_on_policies() -> None:
-    got: list[str] = []
-    knob = flush_knob(got.append)
+    values: list[str] = []
+    knob = flush_knob(values.append)
     knob.value = "tokens:8"
     knob.value = "ms:250"
-    assert got == ["tokens:8", "ms:250"]
+    assert values == ["tokens:8", "ms:250"]
     assert next(iter(FLUSH_POLICIES.values())) == "token"
     with pytest.raises(ValueError, match="tokens:3"):
-        flush_knob(got.append, "tokens:3")
+        flush_knob(values.append, "tokens:3")
 
 
 def test_a_knob_shows_what_its_callback_raised_until_one_goes_well() -> None:
@@ -211,22 +162,22 @@ def test_a_knob_shows_what_its_callback_raised_until_one_goes_well() -> None:
 
     knob = pace_knob(set_pace)
     knob.value = 150.0
-    shown = knob.children[1]
+    message = knob.children[1]
     assert knob.error == "RuntimeError: too <slow>"
-    assert "too &lt;slow&gt;" in shown.value
-    assert shown.layout.display is None
+    assert "too &lt;slow&gt;" in message.value
+    assert message.layout.display is None
     knob.value = 50.0
     assert not knob.error
-    assert shown.layout.display == "none"
+    assert message.layout.display == "none"
 
 
 def test_a_knob_may_be_turned_in_any_thread() -> None:
-    got: list[int] = []
-    knob = streams_knob(got.append, most=8)
+    values: list[int] = []
+    knob = streams_knob(values.append, most=8)
     thread = threading.Thread(target=lambda: setattr(knob, "value", 5))
     thread.start()
     thread.join()
-    assert (got, knob.value, knob.error) == ([5], 5, "")
+    assert (values, knob.value, knob.error) == ([5], 5, "")
 
 
 @pytest.mark.parametrize(

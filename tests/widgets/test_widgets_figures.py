@@ -1,10 +1,10 @@
-"""What the widgets keep and compute, without a widget: tints, rates, bounded text and traces."""
+"""What the widgets keep and compute, without a widget: tints, rates, bounded text and lines."""
 
 import pytest
 
 from labkit.widgets.columns import KEEP_CHARS, KEEP_RUNS, Column
+from labkit.widgets.lines import PeakLine
 from labkit.widgets.palette import TICKS_MS, TINTS, height_of, tint_of
-from labkit.widgets.traces import Trace
 
 MS = 1_000_000
 
@@ -43,11 +43,11 @@ def test_text_and_runs_are_bounded() -> None:
     assert column.folded + len(column.text()) == 100_000
 
 
-def test_trace_is_bounded_and_keeps_peaks_and_zeros() -> None:
-    trace = Trace(window_s=10, most=600)
+def test_a_line_of_waits_is_bounded_and_keeps_peaks_and_zeros() -> None:
+    line = PeakLine(window_s=10, most=600)
     for i in range(100_000):
-        trace.push(i * 0.001, 90.0 if i % 100 == 50 else 0.0 if i % 100 == 51 else 4.0)
-    points = trace.points()
+        line.push(i * 0.001, 90.0 if i % 100 == 50 else 0.0 if i % 100 == 51 else 4.0)
+    points = line.points()
     assert len(points) <= 600
     assert sum(1 for _, ms in points if ms == 90.0) >= 95
     assert sum(1 for _, ms in points if ms == 0.0) >= 95
@@ -55,11 +55,11 @@ def test_trace_is_bounded_and_keeps_peaks_and_zeros() -> None:
     assert points[0][0] < 100 - 9.9
 
 
-def test_a_slow_trace_keeps_every_point() -> None:
-    trace = Trace(window_s=10)
+def test_a_slow_line_of_waits_keeps_every_point() -> None:
+    line = PeakLine(window_s=10)
     for i in range(100):
-        trace.push(i * 0.1, float(i))
-    assert [ms for _, ms in trace.points()] == [float(i) for i in range(100)]
+        line.push(i * 0.1, float(i))
+    assert [ms for _, ms in line.points()] == [float(i) for i in range(100)]
 
 
 def test_scales_show_nothing_and_half_a_second() -> None:

@@ -6,22 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fake_page import wait_until
 
 from labkit.widgets.pump import Inbox, Pump
 
 
-def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.01)
+def into(items: list[Any]) -> Callable[[list[Any]], bool]:
+    """Make a `take` for an inbox that collects the items and asks for no beat beyond them."""
 
-
-def into(got: list[Any]) -> Callable[[list[Any]], bool]:
-    """What an inbox may be given as `take`: collects the items, and wants no more calls than they bring."""
-
-    def take(items: list[Any]) -> bool:
-        got.extend(items)
+    def take(new: list[Any]) -> bool:
+        items.extend(new)
         return False
 
     return take

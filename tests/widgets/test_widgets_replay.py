@@ -3,15 +3,15 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_page import wait_until
 
 from labkit.engine import trace
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
 from labkit.widgets import replay
-from labkit.widgets.replay import _playing
+from labkit.widgets.player import _playing
 
 RUN: list[Record] = [
     Arrived(100.0, 0, "story 0", 10, 40, 20.0),
@@ -21,26 +21,19 @@ RUN: list[Record] = [
 ]
 
 
-def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.01)
-
-
 class Reel:
     """A view that remembers what was put in since it was cleared."""
 
     def __init__(self) -> None:
-        self.got: deque[Record] = deque()
+        self.records: deque[Record] = deque()
         self.cleared = 0
 
     def put(self, record: Record) -> None:
-        self.got.append(record)
+        self.records.append(record)
 
     def clear(self) -> None:
         self.cleared += 1
-        self.got.clear()
+        self.records.clear()
 
 
 def test_a_replay_puts_every_record_in_order_at_the_pace_it_was_made(tmp_path: Path) -> None:
@@ -51,20 +44,20 @@ def test_a_replay_puts_every_record_in_order_at_the_pace_it_was_made(tmp_path: P
         began = time.monotonic()
         replay(trace.load(tmp_path / "run.jsonl"), reel, speed).wait(10)
         took.append(time.monotonic() - began)
-        assert (list(reel.got), reel.cleared) == (RUN, 1)
+        assert (list(reel.records), reel.cleared) == (RUN, 1)
     assert took[0] > 3 * took[1]
 
 
 def test_a_replay_can_be_stopped_and_played_again() -> None:
     reel = Reel()
     first = replay(RUN, reel, speed=0.01)
-    wait_until(lambda: len(reel.got) >= 2)
+    wait_until(lambda: len(reel.records) >= 2)
     with pytest.raises(TimeoutError, match="still playing"):
         first.wait(0.01)
     second = replay(RUN, reel, speed=1000)
     assert repr(first) == "<replay, over>"
     second.wait(10)
-    assert list(reel.got) == RUN
+    assert list(reel.records) == RUN
     third = replay(RUN, reel, speed=0.01)
     third.stop()
     third.stop()
@@ -80,7 +73,7 @@ def test_a_replay_that_cannot_be_is_an_error_in_the_caller(tmp_path: Path) -> No
         replay(trace.load(tmp_path / "bad.jsonl"), Reel())
 
 
-def test_a_recording_from_before_the_prefix_cache_was_told_is_read(tmp_path: Path) -> None:
+def test_a_recording_from_before_the_prefix_cache_is_read(tmp_path: Path) -> None:
     trace.save(RUN, tmp_path / "new.jsonl")
     old = (tmp_path / "new.jsonl").read_text().replace(',"cached":0', "")
     (tmp_path / "old.jsonl").write_text(old)

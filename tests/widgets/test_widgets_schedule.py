@@ -2,33 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_page import FakePage, wait_until
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
 from labkit.widgets import ScheduleView, schedule_picture
-from labkit.widgets.picture import SOFT
 from labkit.widgets.pump import PUMP
 from labkit.widgets.states import LOOKS
+from labkit.widgets.still.picture import SOFT
 
-
-def wait_until(true: Callable[[], bool], within_s: float = 5.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.01)
-
-
-@pytest.fixture(autouse=True)
-def no_pump_is_left() -> Iterator[None]:
-    yield
-    wait_until(lambda: not PUMP.running)
+pytestmark = pytest.mark.usefixtures("quick_pump")
 
 
 def a_run(requests: int = 6, slots: int = 3, tokens: int = 40, step_s: float = 0.01) -> list[Record]:
@@ -66,44 +55,23 @@ def test_a_view_needs_positive_numbers(bad: dict[str, Any]) -> None:
         ScheduleView(**bad)
 
 
-class Page:
-    """Keeps what a view sends as schedule_run.js does, less the messages that `loses` says are lost."""
+class SchedulePage(FakePage):
+    """Keeps what schedule.js keeps: by row its state, spans and line; and the line of KV."""
 
-    def __init__(self, view: ScheduleView, loses: Callable[[int], bool] = lambda sequence: False) -> None:
-        self.view, self.loses = view, loses
-        self.sequence, self.resyncs, self.deltas = -1, 0, 0
-        self.rows: dict[int, dict[str, Any]] = {}
-        self.kv: list[Any] = []
-        self.take_all(view.state)
-        view.send = self.receive
-        view.observe(lambda change: self.take_all(change["new"]), names="state")
+    def __init__(self, view: ScheduleView, **options: Any) -> None:
+        super().__init__(view, self.draw, **options)
 
-    def take_all(self, state: dict[str, Any]) -> None:
-        if state["sequence"] > self.sequence:
-            self.take(state)
-
-    def receive(self, delta: dict[str, Any], buffers: object = None) -> None:
-        self.deltas += 1
-        if self.loses(delta["sequence"]) or delta["sequence"] <= self.sequence:
-            return
-        if delta["sequence"] == self.sequence + 1:
-            self.take(delta)
-            return
-        self.resyncs += 1
-        self.view._on_page(self.view, {"resync": True}, [])
-
-    def take(self, change: dict[str, Any]) -> None:
-        self.sequence = change["sequence"]
+    def draw(self, change: dict[str, Any]) -> None:
         if change["reset"]:
-            self.rows, self.kv, self.kv_open = {}, [], []
+            self.rows: dict[int, dict[str, Any]] = {}
+            self.kv: list[Any] = []
         for number in change["gone"]:
             self.rows.pop(number, None)
         for number, row in change["rows"]:
             before = self.rows.get(number, {"spans": [], "closed": []})
             spans, closed = before["spans"] + row["spans"], before["closed"] + row["buffer"]["closed"]
             line = closed + row["buffer"]["open"]
-            kept = {"spans": spans, "closed": closed, "state": row["state"], "line": line}
-            self.rows[number] = kept
+            self.rows[number] = {"spans": spans, "closed": closed, "state": row["state"], "line": line}
         self.kv, self.kv_open = self.kv + change["kv"]["closed"], change["kv"]["open"]
 
     def shows(self) -> tuple[Any, ...]:
@@ -111,12 +79,8 @@ class Page:
         return rows, self.kv + self.kv_open
 
 
-def shown_by(state: dict[str, Any]) -> tuple[Any, ...]:
-    rows = {
-        number: (row["state"], row["spans"], row["buffer"]["closed"] + row["buffer"]["open"])
-        for number, row in state["rows"]
-    }
-    return rows, state["kv"]["closed"] + state["kv"]["open"]
+def a_new_page_shows(view: ScheduleView) -> tuple[Any, ...]:
+    return SchedulePage(view).shows()
 
 
 def put_in_pieces(view: ScheduleView, records: list[Record]) -> None:
@@ -131,56 +95,30 @@ def put_in_pieces(view: ScheduleView, records: list[Record]) -> None:
     thread.join()
 
 
-def test_a_page_that_got_deltas_shows_what_a_new_page_does() -> None:
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_page_that_got_deltas_shows_what_a_new_page_does(lossy: bool) -> None:
     view = ScheduleView()
-    page = Page(view)
+    page = SchedulePage(view, loses=lambda sequence: lossy and sequence % 5 == 2)
     put_in_pieces(view, a_run())
     wait_until(lambda: not PUMP.running)
-    assert page.shows() == shown_by(view.state)
+    assert page.shows() == a_new_page_shows(view)
     assert [state for state, _, _ in page.shows()[0].values()] == ["finished"] * 6
-    assert 2 < page.deltas <= len(a_run()) / 3
-    assert page.resyncs == 0
-
-
-def test_a_page_that_loses_messages_asks_and_ends_with_everything() -> None:
-    view = ScheduleView()
-    page = Page(view, loses=lambda sequence: sequence % 3 == 0)
-    put_in_pieces(view, a_run())
-    wait_until(lambda: not PUMP.running)
-    assert page.shows() == shown_by(view.state)
-    assert page.resyncs > 0
-
-
-def test_a_page_that_asks_gets_the_whole_though_nothing_is_new() -> None:
-    view = ScheduleView()
-    before = view.state["snapshot"]
-    view._on_page(view, {"resync": True}, [])
-    wait_until(lambda: view.state["snapshot"] == before + 1, within_s=0.5)
+    assert 2 < len(page.deltas) <= len(a_run()) / 3
 
 
 def test_a_folded_request_leaves_the_page() -> None:
     view = ScheduleView(most_rows=2)
-    page = Page(view)
+    page = SchedulePage(view)
     for number in range(4):
         view.put(arrived(number, float(number)))
         view.flush()
     assert list(page.rows) == [2, 3]
-    assert view.state["folded"] == 2
-
-
-def test_the_whole_goes_out_twice_when_records_stop_coming() -> None:
-    view = ScheduleView()
-    wholes: list[int] = []
-    view.observe(lambda change: wholes.append(len(change["new"]["rows"])), names="state")
-    for record in a_run(requests=2, tokens=3):
-        view.put(record)
-    wait_until(lambda: not PUMP.running)
-    assert wholes == [2, 2]
+    assert view.state["snapshot"]["folded"] == 2
 
 
 def test_clear_empties_the_page() -> None:
     view = ScheduleView()
-    page = Page(view)
+    page = SchedulePage(view)
     for record in a_run(requests=3):
         view.put(record)
     view.flush()
@@ -189,15 +127,6 @@ def test_clear_empties_the_page() -> None:
     view.flush()
     assert page.shows() == ({}, [])
     assert view.schedule().words() == "Nothing has been scheduled yet."
-
-
-def test_the_schedule_of_a_view_is_a_copy() -> None:
-    view = ScheduleView()
-    view.put(arrived(0, 0.0))
-    copied = view.schedule()
-    view.put(Moved(1.0, 0, "decode"))
-    assert view.schedule().rows[0].state == "decode"
-    assert copied.rows[0].state == "waiting"
 
 
 def pixels(png: bytes, colour: str) -> Any:

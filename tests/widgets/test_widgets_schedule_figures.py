@@ -10,15 +10,16 @@ from matplotlib.colors import to_rgb
 
 from labkit.engine.trace import Arrived, Iteration, Moved, Record, State
 from labkit.widgets.buffer import Buffer
-from labkit.widgets.schedule import KEEP_SPANS, SLICES, Schedule
+from labkit.widgets.lines import StepLine
+from labkit.widgets.request_row import KEEP_SPANS
+from labkit.widgets.schedule import SLICES, Schedule
 from labkit.widgets.states import ENDS, LOOKS
-from labkit.widgets.tracks import Track
 
 
 def scheduled(records: list[Record], window_s: float = 20.0, most_rows: int = 64) -> Schedule:
     schedule = Schedule(window_s, most_rows)
     for record in records:
-        schedule.put(record)
+        schedule.take(record)
     return schedule
 
 
@@ -30,7 +31,7 @@ def emitted(start_s: float, end_s: float, *numbers: int, kv: int = 50) -> Iterat
     return Iteration(start_s, end_s, 0, len(numbers), 0, 0, kv, len(numbers), 0, list(numbers))
 
 
-def test_a_row_holds_the_spans_that_the_records_tell() -> None:
+def test_a_row_has_the_spans_of_the_records() -> None:
     moves: list[tuple[float, State]] = [(7.5, "prefill"), (8, "decode"), (9, "evicted"), (11, "finished")]
     moves.append((12, "finished"))
     schedule = scheduled([arrived(3, 7.0), *(Moved(at_s, 3, state) for at_s, state in moves)])
@@ -60,7 +61,7 @@ def test_a_reader_starts_with_the_first_token_and_stalls_when_nothing_is_left() 
     assert buffer.points(5.0) == [pytest.approx(corner) for corner in corners]
 
 
-def test_unread_tokens_are_those_that_a_reader_of_whole_tokens_has_before_him() -> None:
+def test_the_level_rounded_up_counts_the_whole_tokens_that_are_unread() -> None:
     rng = random.Random(4)
     buffer = Buffer(reader_tps=8.0, window_s=20.0)
     at_s, read_at = 0.0, list[float]()
@@ -79,11 +80,11 @@ def test_without_a_reader_there_is_no_line() -> None:
     assert (buffer.points(2.0), buffer.peak) == ([], 0.0)
 
 
-def test_a_track_is_bounded_and_keeps_peaks_lows_and_its_end() -> None:
-    track = Track(window_s=10.0, slices=240)
+def test_a_line_of_steps_is_bounded_and_keeps_peaks_lows_and_its_end() -> None:
+    line = StepLine(window_s=10.0, slices=240)
     for i in range(100_000):
-        track.push(i * 3e-4, {5_200: 90.0, 5_201: -1.0}.get(i % 10_000, 4.0 + i % 2))
-    points = track.points()
+        line.push(i * 3e-4, {5_200: 90.0, 5_201: -1.0}.get(i % 10_000, 4.0 + i % 2))
+    points = line.points()
     assert 240 < len(points) <= 3 * 240 + 3
     assert points[0][0] == pytest.approx(20.0, abs=0.1)
     assert points[-1] == pytest.approx((29.9997, 5.0))
@@ -92,28 +93,28 @@ def test_a_track_is_bounded_and_keeps_peaks_lows_and_its_end() -> None:
     assert all(one[0] <= other[0] for one, other in pairwise(points))
 
 
-def test_a_track_that_falls_and_rises_at_one_time_keeps_their_order() -> None:
-    track = Track(window_s=10.0, slices=10)
+def test_a_line_of_steps_that_falls_and_rises_at_one_time_keeps_their_order() -> None:
+    line = StepLine(window_s=10.0, slices=10)
     for at_s, value in [(0.1, 84.0), (0.2, 0.0), (0.2, 11.0), (0.3, 12.0)]:
-        track.push(at_s, value)
-    assert track.points() == [(0.1, 84.0), (0.2, 0.0), (0.3, 12.0)]
-    track.push(1.0, 5.0)
-    track.push(1.0, 0.0)
-    assert track.points()[3:] == [(1.0, 5.0), (1.0, 0.0)]
+        line.push(at_s, value)
+    assert line.points() == [(0.1, 84.0), (0.2, 0.0), (0.3, 12.0)]
+    line.push(1.0, 5.0)
+    line.push(1.0, 0.0)
+    assert line.points()[3:] == [(1.0, 5.0), (1.0, 0.0)]
 
 
 def test_a_long_run_is_bounded_and_says_what_is_folded() -> None:
     schedule = Schedule(window_s=2.0)
     for number in range(3_000):
         at_s = number * 0.05
-        schedule.put(arrived(number, at_s))
+        schedule.take(arrived(number, at_s))
         for step in range(10):
-            schedule.put(Moved(at_s + step * 0.004, number, "decode" if step % 2 else "paused"))
-        schedule.put(emitted(at_s, at_s + 0.045, number))
+            schedule.take(Moved(at_s + step * 0.004, number, "decode" if step % 2 else "paused"))
+        schedule.take(emitted(at_s, at_s + 0.045, number))
         if number % 2:
-            schedule.put(Moved(at_s + 0.045, number, "finished"))
-            schedule.put(Moved(at_s + 0.045, number - 1, "dropped"))
-    assert (schedule.seen, schedule.folded) == (3_000, 3_000 - len(schedule.rows))
+            schedule.take(Moved(at_s + 0.045, number, "finished"))
+            schedule.take(Moved(at_s + 0.045, number - 1, "dropped"))
+    assert (schedule.arrived, schedule.folded) == (3_000, 3_000 - len(schedule.rows))
     assert 40 <= len(schedule.rows) <= 44
     assert len(schedule._live) < 4
     assert all(span[2] > schedule.now_s - 2.2 for row in schedule.rows.values() for span in row.spans)
@@ -129,15 +130,15 @@ def test_a_request_that_thrashes_keeps_its_newest_spans() -> None:
 
 def test_a_folded_request_that_still_runs_does_not_come_back() -> None:
     schedule = scheduled([arrived(number, 0.0) for number in range(3)], most_rows=2)
-    schedule.put(Moved(1.0, 0, "decode"))
-    schedule.put(emitted(1.0, 1.1, 0, 1))
+    schedule.take(Moved(1.0, 0, "decode"))
+    schedule.take(emitted(1.0, 1.1, 0, 1))
     assert (list(schedule.rows), schedule.folded) == ([1, 2], 1)
 
 
-def test_who_came_during_an_iteration_keeps_the_time_of_arrival() -> None:
+def test_a_request_that_came_during_an_iteration_keeps_its_time_of_arrival() -> None:
     schedule = scheduled([arrived(0, 0.0), emitted(0.0, 9.0, 0), arrived(1, 3.0), Moved(9.0, 1, "prefill")])
     assert schedule.rows[1].spans_until(9.0) == [("waiting", 3.0, 9.0)]
-    assert schedule.seen == 2
+    assert schedule.arrived == 2
 
 
 @pytest.mark.parametrize("again", [arrived(0, 50.0), arrived(7, 3.0), emitted(3.0, 3.1)])
@@ -147,7 +148,7 @@ def test_a_record_of_an_earlier_time_or_a_known_arrival_begins_a_new_run(again: 
     assert len(schedule.rows) == isinstance(again, Arrived)
 
 
-def test_a_request_whose_arrival_was_not_seen_gets_a_row() -> None:
+def test_a_request_whose_arrival_did_not_come_gets_a_row() -> None:
     schedule = scheduled([emitted(4.0, 5.0, 8), Moved(5.5, 8, "paused")])
     assert schedule.rows[8].name == "request 8"
     assert schedule.rows[8].spans_until(2.0) == [("paused", 1.5, 2.0)]

@@ -1,31 +1,10 @@
-"""Helpers of the widgets' tests: a page without a browser, one in Chromium, and waiting for the pump."""
+"""A page without a browser: follows a live view as live_view.js does, and may lose messages."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from collections.abc import Callable
+from typing import Any
 
 from labkit.widgets.live_view import LiveView
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
-)
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
@@ -33,19 +12,6 @@ def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "did not come true in time"
         time.sleep(0.01)
-
-
-@contextmanager
-def chromium_page(width: int, height: int) -> "Iterator[Page]":
-    """An empty page of Chromium without a screen."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(30_000)
-        yield page
-        browser.close()
 
 
 class FakePage:
