@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 STREAM_COLOURS = ("#2b7fc4", "#d55e00", "#1a9e77", "#a768c4", "#b8900a", "#5f8a9e", "#c2527f", "#7d8c1f")
 
+INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
+"""A picture's text, its less important text, its rules, and errors, on white."""
+
 
 @dataclass(frozen=True)
 class Tint:

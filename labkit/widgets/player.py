@@ -28,16 +28,14 @@ class Replay:
         self._speed = speed
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="labkit-replay", daemon=True)
+        _playing[view] = self
+        view.clear()
+        self._thread.start()
 
     @property
     def running(self) -> bool:
         """Whether it still plays."""
         return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Empty the view and begin."""
-        self._view.clear()
-        self._thread.start()
 
     def stop(self) -> None:
         """End the thread, and return when it has ended. Safe to call twice."""
@@ -58,18 +56,15 @@ class Replay:
         return f"<replay, {'running' if self.running else 'over'}>"
 
     def _run(self) -> None:
+        began = time.monotonic()
         try:
-            self._play()
+            for record in self._records:
+                due = began + (clock_s(record) - clock_s(self._records[0])) / self._speed
+                if self._stopped.wait(max(0.0, due - time.monotonic())):
+                    return
+                self._view.put(record)
         finally:
             del _playing[self._view]
-
-    def _play(self) -> None:
-        began = time.monotonic()
-        for record in self._records:
-            due = began + (clock_s(record) - clock_s(self._records[0])) / self._speed
-            if self._stopped.wait(max(0.0, due - time.monotonic())):
-                return
-            self._view.put(record)
 
 
 _playing: dict[RecordView, Replay] = {}
@@ -86,9 +81,7 @@ def replay(records: Iterable[Record], view: RecordView, speed: float = 1.0) -> R
     """
     if not speed > 0:
         raise ValueError(f"speed must be positive, not {speed}")
-    player = Replay(list(records), view, speed)
+    kept = list(records)
     if (before := _playing.get(view)) is not None:
         before.stop()
-    _playing[view] = player
-    player.start()
-    return player
+    return Replay(kept, view, speed)

@@ -214,7 +214,7 @@ class Drawing {
 }
 
 function drawLegend(states, parent) {
-  const legend = make("div", "lk-schedule-legend", parent);
+  const legend = make("div", "lk-legend", parent);
   const bars = states.map(({ name, colour, dark, tall }) => {
     const key = make("span", "lk-schedule-key", legend);
     const bar = make("span", `lk-schedule-bar${tall ? "" : " lk-schedule-low"}`, key);

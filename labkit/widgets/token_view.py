@@ -13,6 +13,8 @@ from labkit.widgets.still.streams import picture
 class TokenView(LiveView[StreamEvent, Columns]):
     """A column of tinted text per stream. Any thread may feed it; times are ns of one `time.monotonic_ns`.
 
+    A method that takes a stream raises KeyError if no column has that name.
+
     Args:
         streams: the columns' titles, from left to right.
         height_px: the height of a column's text.
@@ -29,27 +31,15 @@ class TokenView(LiveView[StreamEvent, Columns]):
         super().__init__(Columns(streams), _look(streams, height_px))
 
     def start(self, stream: str, sent_ns: int) -> None:
-        """Empty the column for a request sent at `sent_ns`; its first token is tinted by its TTFT.
-
-        Raises:
-            KeyError: no such stream.
-        """
+        """Empty the column for a request sent at `sent_ns`; its first token is tinted by its TTFT."""
         self.put(("start", self._places[stream], "", sent_ns))
 
     def push(self, stream: str, text: str, received_ns: int) -> None:
-        """Show a token that became readable at `received_ns`. O(1).
-
-        Raises:
-            KeyError: no such stream.
-        """
+        """Show a token that became readable at `received_ns`. O(1)."""
         self.put(("push", self._places[stream], text, received_ns))
 
     def finish(self, stream: str, note: str = "", *, failed: bool = False) -> None:
-        """Show how the stream ended: `note`, in red if it `failed`.
-
-        Raises:
-            KeyError: no such stream.
-        """
+        """Show how the stream ended: `note`, in red if it `failed`."""
         self.put(("fail" if failed else "finish", self._places[stream], note, 0))
 
     def columns(self) -> Sequence[Column]:
@@ -57,11 +47,7 @@ class TokenView(LiveView[StreamEvent, Columns]):
         return self.content().columns
 
     def text(self, stream: str) -> str:
-        """Return the stream's text as far as it is kept: its newest 40,000 characters.
-
-        Raises:
-            KeyError: no such stream.
-        """
+        """Return the stream's text as far as it is kept: its newest 40,000 characters."""
         return self.columns()[self._places[stream]].text()
 
     def picture(self) -> Picture:

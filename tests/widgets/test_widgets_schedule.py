@@ -13,9 +13,9 @@ from matplotlib.image import imread
 
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
 from labkit.widgets import ScheduleView, schedule_picture
+from labkit.widgets.palette import SOFT
 from labkit.widgets.pump import PUMP
 from labkit.widgets.states import LOOKS
-from labkit.widgets.still.picture import SOFT
 
 pytestmark = pytest.mark.usefixtures("quick_pump")
 

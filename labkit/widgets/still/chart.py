@@ -40,7 +40,7 @@ def chart(
     else:
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#d8dee4")
+    axes.grid(axis="y", color=palette.LINE)
     axes.legend(frameon=False)
     figures = "; ".join(
         f"{name}: {', '.join(f'{value:.4g}' for value in values)}" for name, values in series.items()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from labkit.widgets.lines import Point
+from labkit.widgets.palette import LINE, SOFT
+
 WIDTH_PX = 960
 PX_PER_INCH = 96
 DOTS_PER_PX = 2
-INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ def png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=PX_PER_INCH * DOTS_PER_PX)
     return buffer.getvalue()
+
+
+def draw_line(axes: Axes, points: Sequence[Point], **style: Any) -> None:
+    """Draw a line through the points."""
+    axes.plot([at_s for at_s, _ in points], [value for _, value in points], **style)
 
 
 def style_axes(axes: Axes) -> None:

@@ -11,10 +11,11 @@ from matplotlib.patches import Rectangle
 
 from labkit.engine.trace import Record
 from labkit.widgets import palette
+from labkit.widgets.palette import INK, LINE, SOFT
 from labkit.widgets.request_row import RequestRow, Span
 from labkit.widgets.schedule import Schedule, clock_s
 from labkit.widgets.states import LOOKS, LOW
-from labkit.widgets.still.picture import INK, LINE, PX_PER_INCH, SOFT, WIDTH_PX, Picture, png, style_axes
+from labkit.widgets.still.picture import PX_PER_INCH, WIDTH_PX, Picture, draw_line, png, style_axes
 
 MOST_RUNS = 5
 MOST_ROWS = 1_000
@@ -52,13 +53,7 @@ class _Layout:
         low = 1 - (top + height) / self.height
         axes = self.figure.add_axes((_LEFT / WIDTH_PX, low, width, height / self.height))
         axes.set_xlim(self.from_s, self.to_s)
-        axes.set_title(
-            title,
-            loc="left",
-            fontsize=8,
-            color=INK if bold else SOFT,
-            fontweight="bold" if bold else "normal",
-        )
+        _title(axes, title, bold)
         axes.tick_params(labelbottom=False)
         axes.grid(color=LINE, linewidth=0.6)
         style_axes(axes)
@@ -184,16 +179,10 @@ def _draw_kv(axes: Axes, schedule: Schedule, kv_limit: int | None) -> None:
     points = schedule.kv.points()
     if points:
         points.append((schedule.now_s, points[-1][1]))
-    axes.plot(
-        [at_s for at_s, _ in points],
-        [tokens for _, tokens in points],
-        color=INK,
-        linewidth=1.2,
-        drawstyle="steps-post",
-    )
+    draw_line(axes, points, color=INK, linewidth=1.2, drawstyle="steps-post")
     if kv_limit is not None:
         axes.axhline(kv_limit, color=SOFT, linewidth=1, linestyle=(0, (5, 4)))
-        axes.set_title("KV held, tokens; dashed: the limit", loc="left", fontsize=8, color=SOFT)
+        _title(axes, "KV held, tokens; dashed: the limit")
     axes.set_ylim(0, 1.08 * max(1, kv_limit or 0, *(tokens for _, tokens in points)))
     _few_ticks(axes)
 
@@ -201,18 +190,18 @@ def _draw_kv(axes: Axes, schedule: Schedule, kv_limit: int | None) -> None:
 def _draw_unread(axes: Axes, schedule: Schedule) -> None:
     highest = 5.0
     thin = len(schedule.rows) > 16
+    look = {"linewidth": 0.7, "alpha": 0.7} if thin else {"linewidth": 1.2, "alpha": 1.0}
     for row in schedule.rows.values():
         points = row.unread_until(schedule.now_s)
         highest = max(highest, *(level for _, level in points), 0.0)
-        axes.plot(
-            [at_s for at_s, _ in points],
-            [level for _, level in points],
-            color=palette.stream_colour(row.place),
-            linewidth=0.7 if thin else 1.2,
-            alpha=0.7 if thin else 1.0,
-        )
+        draw_line(axes, points, color=palette.stream_colour(row.place), **look)
     axes.set_ylim(0, highest * 1.05)
     _few_ticks(axes)
+
+
+def _title(axes: Axes, text: str, bold: bool = False) -> None:
+    weight, colour = ("bold", INK) if bold else ("normal", SOFT)
+    axes.set_title(text, loc="left", fontsize=8, color=colour, fontweight=weight)
 
 
 def _few_ticks(axes: Axes) -> None:

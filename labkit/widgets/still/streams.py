@@ -11,15 +11,13 @@ from matplotlib.patches import Rectangle
 from labkit.widgets import palette
 from labkit.widgets.columns import Column
 from labkit.widgets.lines import Point
+from labkit.widgets.palette import BAD, INK, LINE, SOFT
 from labkit.widgets.still.picture import (
-    BAD,
     DOTS_PER_PX,
-    INK,
-    LINE,
     PX_PER_INCH,
-    SOFT,
     WIDTH_PX,
     Picture,
+    draw_line,
     png,
     style_axes,
 )
@@ -145,9 +143,9 @@ def _draw_waits(figure: Figure, waits: Mapping[str, Sequence[Point]], height_px:
     highest = 100.0
     for place, (name, points) in enumerate(waits.items()):
         highest = max(highest, *(palette.tick_above(ms) for _, ms in points), 0)
-        axes.plot(
-            [at_s for at_s, _ in points],
-            [palette.height_of(ms) for _, ms in points],
+        draw_line(
+            axes,
+            [(at_s, palette.height_of(ms)) for at_s, ms in points],
             color=palette.stream_colour(place),
             linewidth=max(1.1, 3.2 - 0.7 * place),  # lines that lie beneath others are wider, so they show
             label=name,
