@@ -65,7 +65,7 @@ class TaskEngine(ABC):
 
     def __init__(self, name: str, interval_ms: float = 0.0) -> None:
         self.name = name
-        self._options = Options.checked({"interval_ms": interval_ms})
+        self.interval_ms = Options.checked({"interval_ms": interval_ms}).interval_ms
         self._closed = False
         self._tasks: dict[asyncio.Task[None], TaskStream] = {}
 
@@ -76,10 +76,6 @@ class TaskEngine(ABC):
         It is cancelled when the reader wants no more, so `with` or `finally` frees what it holds. A
         `LabkitError` ends the stream in a `Failed` of its code, any other exception in `engine_failed`.
         """
-
-    @property
-    def interval_ms(self) -> float:
-        return self._options.interval_ms
 
     @property
     def failed(self) -> str | None:
@@ -97,7 +93,7 @@ class TaskEngine(ABC):
         return stream
 
     def tune(self, **knobs: Any) -> None:
-        self._options = self._options.turned(self.name, knobs)
+        self.interval_ms = Options(self.interval_ms).turned(self.name, knobs).interval_ms
         for task, stream in list(self._tasks.items()):
             with suppress(RuntimeError):  # the loop has ended, and its readers with it
                 task.get_loop().call_soon_threadsafe(stream.tuned.set)
