@@ -63,7 +63,7 @@ def create_engine(text: str) -> Engine:
 
 
 def close_engines() -> None:
-    """Close every engine that `create_engine` has made and that still exists."""
+    """Close every engine of `create_engine` that still exists."""
     for engine in list(_engines):
         engine.close()
 

@@ -175,7 +175,7 @@ class BatchedEngine:
         self._changed.set()
 
     def work(self) -> float | None:
-        """Iterate in the thread until there is no work; return for how many seconds, None after a failure."""
+        """Iterate in the thread until there is no work; return for how many seconds, None if it has ended."""
         while self.failed is None:
             try:
                 if rest_s := self._iterate():
@@ -207,7 +207,7 @@ class BatchedEngine:
         return min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
 
     def _look_after_streams(self, now_s: float) -> float:
-        """Drop the unwanted, mark those that may compute; return in how many seconds the next one is due."""
+        """Drop unwanted sequences, mark those that may compute; return in how many seconds the next is due."""
         next_s = math.inf
         for sequence in self._sequences():
             stream = sequence.stream

@@ -21,7 +21,7 @@ Context = Annotated[int, Field(ge=2, le=1 << 20)]
 NO_FOLDER = "there is no such folder, and the Hugging Face Hub gives no model of this name"
 NO_CONFIG = "Transformers cannot load the model by itself; name a folder that save_pretrained has written"
 NO_TOKENIZER = "the model has no tokenizer that can be loaded; tokenizer.save_pretrained writes one beside it"
-NOT_FAST = "its tokenizer has no tokenizer.json, without which the bytes of a token are not known"
+NOT_FAST = "its tokenizer has no tokenizer.json, which has the bytes of each token"
 NOT_CAUSAL = "this is no causal language model (…ForCausalLM) with weights in safetensors files"
 NO_CACHE = "it does not keep the keys and values of what it has read; choose a decoder-only Transformer"
 

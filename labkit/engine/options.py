@@ -41,11 +41,11 @@ class Options:
         Raises:
             InvalidRequest: there is no option of a name, or its value is out of range.
         """
-        known = cls.types()
+        types = cls.types()
         for name in values:
-            if name not in known:
-                raise InvalidRequest(f"{cls.__name__} has no option {name!r}: it has {', '.join(known)}")
-        return cls(**{name: valid(name, known[name], value) for name, value in values.items()})
+            if name not in types:
+                raise InvalidRequest(f"{cls.__name__} has no option {name!r}: it has {', '.join(types)}")
+        return cls(**{name: valid(name, types[name], value) for name, value in values.items()})
 
     def turned(self, engine: str, knobs: Mapping[str, Any]) -> Self:
         """These options with other values of some knobs; `engine` is the name that messages give.
@@ -53,11 +53,11 @@ class Options:
         Raises:
             InvalidRequest: there is no knob of a name, or its value is out of range.
         """
-        known = {name: kind for name, kind in self.types().items() if name not in self.fixed}
+        types = {name: kind for name, kind in self.types().items() if name not in self.fixed}
         for name in knobs:
-            if name not in known:
-                raise InvalidRequest(f"engine {engine!r} has no knob {name!r}: it has {', '.join(known)}")
-        return replace(self, **{name: valid(name, known[name], value) for name, value in knobs.items()})
+            if name not in types:
+                raise InvalidRequest(f"engine {engine!r} has no knob {name!r}: it has {', '.join(types)}")
+        return replace(self, **{name: valid(name, types[name], value) for name, value in knobs.items()})
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import math
 
 
 class Pacer:
-    """Tells when the next token is due: one interval after the last was due, and not before it is asked for.
+    """Tells when the next token is due: one interval after the last was due, but not before `ask`.
 
-    So a stream keeps its rhythm although each token comes a little after it is due, and a stream that lags
-    goes on from now, without a burst. The interval is given with each question: where it becomes shorter, the
-    token that waits is due sooner. All times are seconds of one clock.
+    So a stream keeps its rhythm although each token comes a little late, and a stream that lags goes on from
+    now, without a burst. `due_s` takes the interval of the moment: if it is shorter than before, the token
+    that waits is due sooner. All times are seconds of one clock.
 
         pacer = Pacer(0.0)
         pacer.ask(0.1)

@@ -24,7 +24,7 @@ HEAD_START_S = 0.05
 def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
     """Run jobs to their end on an engine that does nothing else. Times count from the beginning of the run.
 
-    A prompt is made of words of one token each, and the engine puts one token before them. It has as many
+    A prompt consists of words of one token each, and the engine puts one token before them. It has as many
     tokens as its job, and begins like another prompt where the jobs begin alike. The arrival of a request is
     the time of its job, even if this process was too busy to submit it then.
 

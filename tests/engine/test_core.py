@@ -311,6 +311,16 @@ def test_a_watcher_that_leaves_or_fails_hides_nothing_from_the_next(caplog: pyte
     assert "this view is broken" in caplog.text
 
 
+def test_a_watcher_that_leaves_before_it_is_welcome_gets_no_record() -> None:
+    stage = Stage(Limits(1000, 1))
+    early: list[Record] = []
+    stage.core.watchers.join(early.append)
+    stage.core.watchers.leave(early.append)
+    stage.core.welcome()
+    stage.add([3])
+    assert early == [] and len(stage.core.watchers) == 1
+
+
 def test_a_watcher_can_leave_during_its_introduction() -> None:
     stage = Stage(Limits(1000, 1))
     stage.add([3])

@@ -195,7 +195,7 @@ def test_the_pieces_of_an_answer_are_what_the_tokenizer_decodes(
     vocabulary = HFVocabulary(tokenizer, len(tokenizer))
     prompt = vocabulary.prompt("Once upon")
     start = tokenizer.decode(prompt, skip_special_tokens=True)
-    # bytes at random are no UTF-8, where the number of U+FFFD is anybody's guess
+    # random bytes are not UTF-8, and how many U+FFFD they become is not defined
     whole = [n for n in range(len(tokenizer)) if "\ufffd" not in tokenizer.decode([n])]
     answers = [random.Random(seed).choices(whole, k=30) for seed in range(300)]
     written = [*TEXTS, *PROMPTS, "ö \n <é call> <0x41>"]

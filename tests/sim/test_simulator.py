@@ -141,7 +141,7 @@ def test_the_prefix_cache_does_not_confuse_two_answers() -> None:
 
 
 def test_chunked_prefill_spares_readers_the_wait_for_a_long_prompt() -> None:
-    """Six are reading when 900 tokens come: whole they hold everybody up, in chunks each a little."""
+    """Six are reading when a prompt of 900 tokens comes: its chunks delay them less than the whole."""
     jobs = [job(0, 10, 200)] * 6 + [job(0.1, 900, 10)]
     whole, chunks = (summarize(simulate(jobs, policy, ROOMY, COST)) for policy in ("fcfs", "sarathi"))
     assert whole.itl_p99_ms is not None and chunks.itl_p99_ms is not None
