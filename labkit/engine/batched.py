@@ -207,7 +207,7 @@ class BatchedEngine:
         return min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
 
     def _look_after_streams(self, now_s: float) -> float:
-        """Drop unwanted sequences, mark those that may compute; return in how many seconds the next is due."""
+        """Drop unwanted sequences, mark those that may compute; return the seconds until the next is due."""
         next_s = math.inf
         for sequence in self._sequences():
             stream = sequence.stream
