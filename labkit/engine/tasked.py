@@ -29,7 +29,7 @@ class TaskStream(TokenStream):
 
         Call it before each token, and not after the end of the stream.
         """
-        interval_ms = None
+        interval_ms, due_s = 0.0, time.monotonic()  # without a pace the token is due now
         while interval_ms != self._engine.interval_ms:  # the engine may be tuned during the sleep
             interval_ms, now_s = self._engine.interval_ms, time.monotonic()
             self._pacer.ask(now_s)
