@@ -1,4 +1,4 @@
-"""A stand-in for an OpenAI-compatible endpoint, which writes OpenAI's bytes and breaks as it is told."""
+"""A stand-in for an OpenAI-compatible endpoint: it writes OpenAI's bytes, and fails on request."""
 
 import asyncio
 import json
@@ -75,13 +75,13 @@ class Call:
         await self.writer.drain()
 
 
-Answer = Callable[[Call], Awaitable[None]]
+Responder = Callable[[Call], Awaitable[None]]
 
 
 class Upstream:
     """The stand-in: every POST gets the next of `answers`, the last of them again and again."""
 
-    def __init__(self, answers: tuple[Answer, ...]) -> None:
+    def __init__(self, answers: tuple[Responder, ...]) -> None:
         self.url = ""
         self.calls: list[Call] = []
         self.connections = 0
@@ -118,7 +118,7 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream(*answers: Answer) -> AsyncIterator[Upstream]:
+async def upstream(*answers: Responder) -> AsyncIterator[Upstream]:
     standing = Upstream(answers)
     server = await asyncio.start_server(standing.connected, "127.0.0.1", 0)
     standing.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -130,7 +130,7 @@ async def upstream(*answers: Answer) -> AsyncIterator[Upstream]:
             call.writer.transport.abort()
 
 
-def streams(*pieces: bytes, then: Answer | None = None) -> Answer:
+def streams(*pieces: bytes, then: Responder | None = None) -> Responder:
     """Answer with an event stream of these pieces; end the body unless `then` says what comes next."""
 
     async def answer(call: Call) -> None:
@@ -141,7 +141,7 @@ def streams(*pieces: bytes, then: Answer | None = None) -> Answer:
     return answer
 
 
-def replies(status: int, body: bytes, **headers: str) -> Answer:
+def replies(status: int, body: bytes, **headers: str) -> Responder:
     """Answer with this JSON in one piece."""
 
     async def answer(call: Call) -> None:
@@ -162,11 +162,11 @@ async def breaks(call: Call) -> None:
 
 @asynccontextmanager
 async def engine(url: str, **options: Any) -> AsyncIterator[OpenAIEngine]:
-    made = OpenAIEngine(url, **options)
+    near = OpenAIEngine(url, **options)
     try:
-        yield made
+        yield near
     finally:
-        made.close()
+        near.close()
         await asyncio.sleep(0.01)
 
 
@@ -175,7 +175,7 @@ async def collect(stream: TokenStream) -> list[Event]:
         return [event async for event in stream]
 
 
-async def ask(answer: Answer, request: GenerateRequest | None = None, **options: Any) -> list[Event]:
+async def ask(answer: Responder, request: GenerateRequest | None = None, **options: Any) -> list[Event]:
     """The events of one request that the stand-in answers so."""
     async with upstream(answer) as far, engine(far.url, **options) as near:
         return await collect(near.submit(request or GenerateRequest(prompt="hi")))
@@ -185,7 +185,7 @@ def text_of(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Token)]
 
 
-async def failure(answer: Answer, **options: Any) -> Failed:
+async def failure(answer: Responder, **options: Any) -> Failed:
     """How the answer failed."""
     *_, last = await ask(answer, **options)
     assert isinstance(last, Failed), last

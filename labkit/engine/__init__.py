@@ -1,12 +1,12 @@
-"""Engines: what turns a request into a stream of tokens. None is imported before it is asked for."""
+"""Engines turn a request into a stream of tokens. Each is imported when it is first created."""
 
 import weakref
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-
 from labkit.engine.base import Engine
+from labkit.engine.options import valid
 from labkit.errors import InvalidRequest, StartError
 
 ENGINES = {
@@ -25,43 +25,46 @@ EXAMPLES = {
 """The engines that have a target, which is the first parameter of their constructor."""
 
 EXTRAS = {"hf": '"labkit[hf]"'}
-"""What installs an engine's packages, where it is not the missing package alone."""
+"""What `pip install` takes for an engine, where it is not just the missing package."""
 
-_made: weakref.WeakSet[Engine] = weakref.WeakSet()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 __all__ = ["ENGINES", "Engine", "close_engines", "create_engine"]
 
 
 def create_engine(text: str) -> Engine:
-    """Make an engine from its text form.
+    """Make an engine from its text form, which is `NAME` or `NAME:OPTION=VALUE,…`.
 
-    `NAME` or `NAME:OPTION=VALUE,…`, for instance `tiny`, `scripted:tokens=256,interval_ms=5`. Three engines
-    have a target first, which ends at the first comma: `hf:PATH`, `openai:URL,OPTION=VALUE,…`; that of
-    `process:ENGINE` is the whole rest, the text of the engine that runs in a subprocess.
+        create_engine("tiny")
+        create_engine("scripted:tokens=256,interval_ms=5")
+        create_engine("hf:path/to/model,seqs=4")    # the target comes first and ends at the comma
+        create_engine("process:tiny:policy=fcfs")   # here the target is all the rest, another engine's text
 
     Raises:
-        StartError: no such engine or option, no target, a package or the weights are missing.
+        StartError: there is no such engine or option, the target, a package or the weights are missing, or a
+            value is out of range.
     """
     name, _, rest = text.partition(":")
     if name not in ENGINES:
         raise StartError(f"no engine {name!r}: there are {', '.join(ENGINES)}")
     module, kind = ENGINES[name]
     try:
-        make = getattr(import_module(module), kind)
+        constructor = getattr(import_module(module), kind)
         target, options = _split(name, rest)
-        engine: Engine = make(*target, **_options(name, options, make, skip=len(target)))
+        types = _option_types(constructor, skip=len(target))
+        engine: Engine = constructor(*target, **_options(name, options, types))
     except ModuleNotFoundError as error:
         package = EXTRAS.get(name, error.name)
         raise StartError(f"engine {name!r} needs the package {error.name}: pip install {package}") from error
     except InvalidRequest as error:
         raise StartError(f"engine {name!r}: {error}") from None
-    _made.add(engine)
+    _engines.add(engine)
     return engine
 
 
 def close_engines() -> None:
-    """Close every engine that `create_engine` has made and that is still about."""
-    for engine in list(_made):
+    """Close every engine of `create_engine` that still exists."""
+    for engine in list(_engines):
         engine.close()
 
 
@@ -71,23 +74,27 @@ def _split(name: str, rest: str) -> tuple[list[str], str]:
         return [], rest
     target, _, options = (rest, "", "") if name == "process" else rest.partition(",")
     if not target:
-        raise StartError(f"engine {name!r} needs to know which: {EXAMPLES[name]!r}, for instance")
+        raise StartError(f"engine {name!r} needs a target, for instance {EXAMPLES[name]!r}")
     return [target], options
 
 
-def _options(name: str, text: str, make: Any, skip: int) -> dict[str, Any]:
-    """The options as the types that the engine's constructor declares, after the `skip` first parameters."""
-    known = get_type_hints(make.__init__)
-    known.pop("return", None)
-    for target in list(known)[:skip]:
-        del known[target]
+def _option_types(constructor: Any, skip: int) -> dict[str, Any]:
+    """The options of an engine and their types: its constructor's parameters after the first `skip`.
+
+    Where the constructor takes other keywords, they are the fields of the class's `keywords`.
+    """
+    hints = get_type_hints(constructor.__init__)
+    parameters = list(signature(constructor).parameters.values())[skip:]
+    own = {p.name: hints[p.name] for p in parameters if p.kind is not Parameter.VAR_KEYWORD}
+    return own if len(own) == len(parameters) else {**own, **constructor.keywords.types()}
+
+
+def _options(name: str, text: str, types: dict[str, Any]) -> dict[str, Any]:
+    """The options that a text gives, each as its type."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
-        if key not in known:
-            raise StartError(f"engine {name!r} has no option {key!r}: there are {', '.join(known)}")
-        try:
-            options[key] = TypeAdapter(known[key]).validate_python(value)
-        except ValidationError as error:
-            raise StartError(f"engine {name!r}: {key}={value!r}: {error.errors()[0]['msg']}") from None
+        if key not in types:
+            raise StartError(f"engine {name!r} has no option {key!r}: there are {', '.join(types)}")
+        options[key] = valid(key, types[key], value)
     return options

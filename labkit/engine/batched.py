@@ -1,8 +1,8 @@
-"""An engine with a thread of its own that runs the core's iterations for many requests.
+"""An engine that answers many requests: a thread of its own runs the core's iterations.
 
 The thread computes and hands tokens over; it never waits for a server. PyTorch releases the interpreter's
-lock within every operation, and the thread offers it once more after every step, so that the event loops
-of the servers in the same process go on meanwhile (`labkit bench ruler` measures their lag).
+lock within every operation, and the thread releases it once more after every step. So the event loops of the
+servers in the same process go on meanwhile (`labkit bench ruler` measures their lag).
 """
 
 import logging
@@ -12,31 +12,22 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from pydantic import Field
 
-from labkit.engine.base import checked, of_type
-from labkit.engine.base import interval_ms as milliseconds
 from labkit.engine.core import Core, Runner
 from labkit.engine.detokenize import Detokenizer
+from labkit.engine.options import Options, Scheduling
+from labkit.engine.pacer import Pacer
 from labkit.engine.policies import create_policy
 from labkit.engine.runner import SampledSequence
 from labkit.engine.sampling import Sampler
-from labkit.engine.scheduler import Limits, Memory, Preemption, blocks
 from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Watcher
 from labkit.errors import EngineFailed, InvalidRequest
 from labkit.events import GenerateRequest
-
-SEQS = of_type("seqs", Annotated[int, Field(ge=1, le=1024)])
-PREFIX_CACHE = of_type("prefix_cache", Annotated[int, Field(ge=0, le=1 << 20)])
-THREADS = of_type("threads", Annotated[int, Field(ge=1, le=1024)])
-
 
 _log = logging.getLogger(__name__)
 
@@ -45,20 +36,20 @@ class Vocabulary(Protocol):
     """What an engine needs of a model's tokenizer."""
 
     eos_ids: frozenset[int]
-    """The tokens with which a text ends."""
+    """The tokens that end a text."""
 
     def prompt(self, text: str) -> list[int]:
-        """The ids that the model is to go on from, at least one."""
+        """Return the ids of a prompt, at least one; the model continues them."""
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token."""
+        """Return the bytes of one token."""
 
 
 class StreamedSequence(SampledSequence):
-    """One request and the stream that it writes to."""
+    """One request, and the stream that its answer goes to."""
 
     def __init__(self, request: GenerateRequest, tokens: list[int], engine: "BatchedEngine") -> None:
-        # the last token is never computed, so one more than the context holds can be written
+        # the last token is not computed, so the text can be one token longer than the context
         most = min(request.max_tokens, engine.context - len(tokens) + 1)
         super().__init__(request.request_id or "", tokens, most, time.monotonic(), request.reader_tps)
         self.request = request
@@ -66,12 +57,12 @@ class StreamedSequence(SampledSequence):
         self.sampler = Sampler(request.temperature, request.top_k, request.top_p, request.seed)
         self.text = Detokenizer(engine.vocabulary, request.stop)
         self.stream = TokenStream(self.name, stamped=request.stamps, on_room=engine.look)
-        self._since_s = -math.inf  # from when on the pace counts: the last token came then, or was due
+        self._pacer = Pacer()
 
     @property
     def due_s(self) -> float:
-        """When the next token may come, at the pace of now."""
-        return self._since_s + self.engine.interval_ms / 1e3
+        """When the next token may come, at the engine's present pace."""
+        return self._pacer.due_s(self.engine.interval_ms)
 
     def begin(self) -> None:
         self.stream.started(self.engine.name, self.prompt_tokens)
@@ -80,16 +71,16 @@ class StreamedSequence(SampledSequence):
         self.stream.fail(code, message)
 
     def push(self, token: int, now_s: float) -> None:
-        """Hand one token over, and the end if it is the last; what goes wrong ends this sequence alone."""
+        """Hand a token over, and the end if it is the last. An error here ends this sequence alone."""
         super().push(token, now_s)
         try:
             self._emit(token, int(now_s * 1e9))
         except Exception as error:
             self.stream.fail("engine_failed", f"{type(error).__name__}: {error}")
-            self.finished = False  # nobody wants its stream now, so the engine drops it
-        # One that lags behind its pace goes on from now and does not catch up in a burst.
-        since_s = max(self.due_s, now_s - self.engine.interval_ms / 1e3)
-        self._since_s = now_s if self.generated == 1 else min(since_s, now_s)
+            self.finished = False  # the engine drops it, since its stream has ended
+        # a token comes before it is due if the pace became slower while it was computed
+        self._pacer.emitted(now_s if self.generated == 1 else min(self.due_s, now_s))
+        self._pacer.ask(now_s)
 
     def _emit(self, token: int, sampled_ns: int) -> None:
         ended = token in self.engine.vocabulary.eos_ids and not self.request.ignore_eos
@@ -109,60 +100,29 @@ class BatchedEngine:
 
     Args:
         context: the most tokens that a sequence can hold.
-        threads: of torch, for this process.
-
-    The others are described at `labkit.engine.local.LocalEngine`.
+        scheduling: the options, whose knobs `tune` turns.
 
     Raises:
-        InvalidRequest: an option is out of range.
+        InvalidRequest: there is no such policy, or `kv_tokens` is out of range.
     """
 
+    keywords: ClassVar[type[Options]] = Scheduling
+    """The constructors of engines take these options as keywords, besides their own parameters."""
+
     def __init__(
-        self,
-        name: str,
-        runner: Runner,
-        vocabulary: Vocabulary,
-        *,
-        context: int,
-        interval_ms: float,
-        policy: str,
-        budget: int,
-        seqs: int,
-        kv_tokens: int,
-        memory: Memory,
-        preemption: Preemption,
-        prefix_cache: int,
-        threads: int,
+        self, name: str, runner: Runner, vocabulary: Vocabulary, context: int, scheduling: Scheduling
     ) -> None:
         self.name = name
         self.failed: str | None = None
         self.vocabulary = vocabulary
         self.context = context
-        self.interval_ms = 0.0
-        room = seqs * blocks(context)
-        self._knobs = {
-            "interval_ms": milliseconds,
-            "policy": create_policy,
-            "budget": of_type("budget", Annotated[int, Field(ge=0)]),
-            "kv_tokens": of_type("kv_tokens", Annotated[int, Field(ge=blocks(context), le=room)]),
-            "memory": of_type("memory", Memory),
-            "preemption": of_type("preemption", Preemption),
-        }
-        self._turning = threading.Lock()
+        self.scheduling = scheduling.within(context)
+        policy = create_policy(scheduling.policy)
+        self._core = Core(runner, policy, self.scheduling, time.monotonic, scheduling.prefix_cache)
+        self._tuning = threading.Lock()
         self._changed = threading.Event()
-        limits = Limits(kv_tokens or room, seqs)
-        self._core = Core(runner, create_policy(policy), limits, time.monotonic, prefix_cache)
-        self.tune(
-            interval_ms=interval_ms,
-            budget=budget,
-            kv_tokens=limits.kv_tokens,
-            memory=memory,
-            preemption=preemption,
-        )
         self._inbox: deque[StreamedSequence] = deque()
-        self._joining: list[Watcher] = []
-        self._watching = threading.Lock()
-        self._thread = _start(self, self._changed, THREADS(threads))
+        self._thread = _start(self, self._changed, scheduling.threads)
 
     def submit(self, request: GenerateRequest) -> TokenStream:
         if self.failed is not None:
@@ -173,38 +133,37 @@ class BatchedEngine:
         sequence = StreamedSequence(request, prompt, self)
         self._inbox.append(sequence)
         self.look()
-        if self.failed is not None:  # just now: the thread may have looked for the last time
+        if self.failed is not None:  # it failed just now, and its thread may not see this sequence
             sequence.end("engine_failed", self.failed)
         return sequence.stream
 
     def tune(self, **knobs: Any) -> None:
-        """Turn `interval_ms`, `policy`, `budget`, `kv_tokens`, `memory` or `preemption` while streams run."""
-        values = checked(self, self._knobs, knobs)
-        with self._turning:
-            self.interval_ms = values.pop("interval_ms", self.interval_ms)
-            self._core.policy = values.pop("policy", self._core.policy)
-            self._core.limits = replace(self._core.limits, **values)
+        """Turn knobs while streams run: all fields of `Scheduling` but those that are `fixed`."""
+        with self._tuning:
+            scheduling = self.scheduling.turned(self.name, knobs).within(self.context)
+            if "policy" in knobs:
+                self._core.policy = create_policy(scheduling.policy)
+            self.scheduling = self._core.limits = scheduling
         self.look()
 
     @property
+    def interval_ms(self) -> float:
+        return self.scheduling.interval_ms
+
+    @property
     def kv_limit(self) -> int:
-        """How many tokens' keys and values can be held at once."""
+        """The most tokens whose keys and values are held at once."""
         return self._core.limits.kv_tokens
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Have every record of `labkit.engine.trace` from now on; returns what ends it.
+        """Give every record of `labkit.engine.trace` to `watcher` from now on; return what ends it.
 
-        The watcher is called in the engine's thread and must return at once. One that raises is told no more,
-        and what it raised is logged.
+        The engine's thread calls the watcher, which must return at once. One that raises gets no more
+        records, and the error is logged.
         """
-        self._joining.append(watcher)
+        self._core.watchers.join(watcher)
         self.look()
-        return partial(self._unwatch, watcher)
-
-    def _unwatch(self, watcher: Watcher) -> None:
-        with self._watching, suppress(ValueError):
-            self._joining.remove(watcher)
-        self._core.unwatch(watcher)
+        return partial(self._core.watchers.leave, watcher)
 
     def close(self) -> None:
         self.failed = self.failed or "the engine is closed"
@@ -212,11 +171,11 @@ class BatchedEngine:
         self._thread.join(timeout=2.0)
 
     def look(self) -> None:
-        """Have the thread look at once whether there is something to do."""
+        """Wake the thread, so that it looks at once whether there is work."""
         self._changed.set()
 
     def work(self) -> float | None:
-        """Iterate, in the thread, until there is nothing to do; returns for how long, None for ever."""
+        """Iterate in the thread until there is no work; return for how many seconds, None if it has ended."""
         while self.failed is None:
             try:
                 if rest_s := self._iterate():
@@ -224,40 +183,31 @@ class BatchedEngine:
             except Exception as error:
                 _log.exception("engine %s", self.name)
                 self.failed = f"the engine stopped: {type(error).__name__}: {error}"
-        self._let_go(self.failed)
+        self._end(self.failed)
         return None
 
-    def _let_go(self, why: str) -> None:
+    def _end(self, reason: str) -> None:
         for sequence in [*self._sequences(), *self._inbox]:
-            sequence.end("engine_failed", why)
+            sequence.end("engine_failed", reason)
         self._inbox.clear()
         self._core.close()
 
     def _iterate(self) -> float:
-        """Run one iteration; returns how long there is nothing to do."""
+        """Run one iteration; return for how many seconds there is no work after it."""
         self._changed.clear()
-        self._welcome()
+        self._core.welcome()
         while self._inbox:
             self._core.add(self._inbox.popleft())
         next_s = self._look_after_streams(time.monotonic())
         plan = self._core.iterate()
         if plan.run:
-            time.sleep(0)  # let the servers' loops have the interpreter
+            time.sleep(0)  # the servers' loops get the interpreter
         if plan.run or plan.evict:
             return 0.0
         return min(next_s, math.inf if plan.rest_s is None else plan.rest_s)
 
-    def _welcome(self) -> None:
-        """Tell those who want to watch from now on who is here."""
-        with self._watching:  # nobody is between the two lists when another thread looks for him
-            new = [watcher for watcher in self._joining if watcher not in self._core.watchers]
-            self._joining.clear()
-            self._core.watchers += new
-        for watcher in new:
-            self._core.introduce(watcher)
-
     def _look_after_streams(self, now_s: float) -> float:
-        """Drop who is not wanted, mark who may compute; returns how long until the next one is due."""
+        """Drop unwanted sequences, mark those that may compute; return the seconds until the next is due."""
         next_s = math.inf
         for sequence in self._sequences():
             stream = sequence.stream
@@ -275,13 +225,13 @@ class BatchedEngine:
 
 
 def _start(engine: BatchedEngine, changed: threading.Event, threads: int) -> threading.Thread:
-    """A thread that runs the engine, and ends with it also where nobody closes it but all forget it."""
+    """Start a thread that runs the engine, and ends when the engine is closed or garbage-collected."""
     reference = weakref.ref(engine, lambda _: changed.set())
 
     def run() -> None:
         torch.set_num_threads(threads)
         while (engine := reference()) is not None and (rest_s := engine.work()) is not None:
-            del engine  # whoever reads one of its streams holds it
+            del engine  # only its owner and the readers of its streams keep it alive
             changed.wait(min(rest_s, threading.TIMEOUT_MAX))
 
     thread = threading.Thread(target=run, name="labkit-engine", daemon=True)

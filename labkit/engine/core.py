@@ -1,19 +1,14 @@
-"""The iteration loop: ask the policy, make room, compute, hand over.
+"""The iteration loop: ask the policy for a plan, make room, compute, hand the tokens over.
 
-It knows neither the model nor the clock: the engine gives it a runner that computes and the time of day, the
-simulator one that moves a clock of its own by what the computing would cost. Nor does it know which policy
-runs.
+It depends on no model, no clock and no policy. The engine gives it a runner that computes, and the time of
+day; the simulator gives it a runner that moves a clock by what computing would cost.
 """
 
-import logging
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple, Protocol
-
-import msgspec
 
 from labkit.engine import trace
 from labkit.engine.prefix import PrefixIndex
@@ -23,12 +18,9 @@ from labkit.engine.sequence import Sequence
 Work = tuple[Sequence, int]
 """A sequence and how many of its pending tokens to compute."""
 
-SMOOTHING = 0.2
-"""The weight of the newest iteration in the estimates, but for the first, which is all there is."""
-
 
 class Counts(NamedTuple):
-    """What an iteration computes; the fields are those of `labkit.engine.trace.Iteration`."""
+    """What an iteration computes. `labkit.engine.trace.Iteration` explains the fields."""
 
     prefill: int
     decodes: int
@@ -36,7 +28,7 @@ class Counts(NamedTuple):
 
 
 def counts(work: Many[Work]) -> Counts:
-    """To be asked before it is computed."""
+    """Count what `work` computes; call it before the work is done."""
     prefill = decodes = attended = 0
     for sequence, tokens in work:
         attended += tokens * sequence.computed + tokens * (tokens + 1) // 2
@@ -47,36 +39,33 @@ def counts(work: Many[Work]) -> Counts:
     return Counts(prefill, decodes, attended)
 
 
-_log = logging.getLogger(__name__)
-
-
 class Runner(Protocol):
-    """What computes: the model and where its keys and values are."""
+    """Computes: it has the model, and the memory for keys and values."""
 
     def run(self, work: Many[Work]) -> list[int | None]:
-        """Compute; a new token for each sequence that has no tokens pending after it, None for the others."""
+        """Compute, and return a new token for each sequence; None where it has pending tokens left."""
 
     def swap_out(self, sequence: Sequence) -> None:
-        """Copy what is computed to the store outside."""
+        """Copy a sequence's keys and values to the store outside."""
 
     def swap_in(self, sequence: Sequence) -> None:
-        """Copy it back into the sequence's slot, and forget the copy."""
+        """Copy them back into its slot, and drop the copy in the store."""
 
     def forget(self, sequence: Sequence) -> None:
-        """Drop the copy in the store, if there is one: the sequence is not coming back."""
+        """Drop the copy in the store, if there is one; the sequence does not come back."""
 
     def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
-        """Copy blocks (number in the sequence, place) into the prefix cache."""
+        """Copy blocks of a sequence into the prefix cache, each given as (number, place in the cache)."""
 
     def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
-        """Copy the prefix cache's blocks at these places to the beginning of the sequence's slot."""
+        """Copy the blocks at these places of the prefix cache to the beginning of the sequence's slot."""
 
 
 class Core:
-    """All sequences between arrival and end, and what happens to them. One thread calls it.
+    """Holds all sequences from their arrival to their end, and moves them on. One thread calls it.
 
     Args:
-        clock: seconds; read before and after each iteration.
+        clock: gives seconds; it is read before and after each iteration.
         prefix_tokens: the size of the prefix cache; 0 for none.
     """
 
@@ -96,63 +85,60 @@ class Core:
         self.estimates = Estimates()
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
-        self.watchers: list[trace.Watcher] = []
+        self.watchers = trace.Watchers()
         self._slots = list(reversed(range(limits.seqs)))
-        self._numbered = 0
-        # since the last iteration that computed: evictions may come without one
+        self._arrivals = 0
+        # since the last iteration that computed, because a plan may evict and compute nothing
         self._moved_tokens = self._cached_tokens = 0
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of the blocks that are in use."""
+        """How many tokens the blocks in use can hold."""
         return sum(blocks(sequence.computed) for sequence in self.running if not sequence.finished)
 
     def watch(self, watcher: trace.Watcher) -> None:
-        """Tell every record to `watcher` from now on, and first who is here, as if they came just now."""
-        if watcher not in self.watchers:
-            self.watchers.append(watcher)
-            self.introduce(watcher)
+        """Give every record to `watcher` from now on, and first who is here, as if they came just now."""
+        self.watchers.join(watcher)
+        self.welcome()
 
-    def unwatch(self, watcher: trace.Watcher) -> None:
-        """Tell it no more; any thread may say so, the watcher itself too."""
-        with suppress(ValueError):
-            self.watchers.remove(watcher)
+    def welcome(self) -> None:
+        """Let the watchers in that have joined in another thread."""
+        self.watchers.welcome(self._introduction)
 
-    def introduce(self, watcher: trace.Watcher) -> None:
-        """Tell one of the watchers who is here, as if they came just now."""
+    def _introduction(self) -> Iterator[trace.Record]:
         now_s = self.clock()
         for sequence in sorted((*self.running, *self.waiting), key=attrgetter("number")):
-            self._tell_one(watcher, msgspec.structs.replace(_record_of(sequence), at_s=now_s))
-            self._tell_one(watcher, trace.Moved(now_s, sequence.number, sequence.state))
+            yield _arrival(sequence, now_s)
+            yield trace.Moved(now_s, sequence.number, sequence.state)
 
     def add(self, sequence: Sequence) -> None:
-        """A request has come."""
-        sequence.number = self._numbered
-        self._numbered += 1
+        """Take in a request that comes."""
+        sequence.number = self._arrivals
+        self._arrivals += 1
         insort(self.waiting, sequence, key=_by_arrival)
         if self.watchers:
-            self._tell(_record_of(sequence))
-            self._tell(trace.Moved(sequence.arrival_s, sequence.number, "waiting"))
+            self.watchers.tell(_arrival(sequence, sequence.arrival_s))
+            self.watchers.tell(trace.Moved(sequence.arrival_s, sequence.number, "waiting"))
 
     def drop(self, sequence: Sequence, code: str = "engine_failed", message: str = "it was dropped") -> None:
-        """End a request before its last token, since its reader has left, say; what it holds is free."""
+        """End a request before its last token and free what it holds, as when its reader leaves."""
         sequence.end(code, message)
         self._remove(sequence)
         self._move(sequence, "finished" if sequence.finished else "dropped", self.clock())
 
     def close(self) -> None:
-        """Let go of everybody, and of the runner with its memory; nothing can be computed after that."""
+        """Drop all sequences, and the runner with its memory; nothing can be computed after that."""
         self.running.clear()
         self.waiting.clear()
         del self.runner
 
     def iterate(self) -> Plan:
-        """Run one iteration; where the plan that it returns has nobody in `run`, nothing was computed.
+        """Run one iteration and return its plan; where `run` is empty, nothing was computed.
 
         Raises:
-            ValueError: the policy's plan is none that can be carried out within the limits.
+            ValueError: the plan cannot be carried out, or exceeds the limits.
         """
-        began_s, policy = self.clock(), self.policy  # which another thread may change
+        began_s, policy = self.clock(), self.policy  # another thread may change it
         situation = Situation(began_s, self.running, self.waiting, self.limits, self.estimates)
         plan = policy.plan(situation)
         check(plan, situation, policy.name)
@@ -165,7 +151,7 @@ class Core:
         return plan
 
     def _compute(self, work: list[Work], began_s: float) -> None:
-        counted = counts(work)
+        computed = counts(work)
         chosen = self.runner.run(work)
         ended_s = self.clock()
         for (sequence, tokens), token in zip(work, chosen, strict=True):
@@ -174,19 +160,19 @@ class Core:
                 if self.prefix is not None and not sequence.generated:
                     self._keep(sequence)
                 sequence.push(token, ended_s)
-        self._estimate(ended_s - began_s, counted.prefill)
+        self.estimates.learn(ended_s - began_s, computed.prefill, self._moved_tokens)
         if self.watchers:
             emitted = [s.number for (s, _), token in zip(work, chosen, strict=True) if token is not None]
-            kept = (self.kv_tokens, len(self.running), len(self.waiting))
-            told = (*counted, self._moved_tokens, *kept, emitted, self._cached_tokens)
-            self._tell(trace.Iteration(began_s, ended_s, *told))
+            held = (self.kv_tokens, len(self.running), len(self.waiting))
+            fields = (*computed, self._moved_tokens, *held, emitted, self._cached_tokens)
+            self.watchers.tell(trace.Iteration(began_s, ended_s, *fields))
         self._moved_tokens = self._cached_tokens = 0
         for sequence, _ in work:
             if sequence.finished:
                 self._end(sequence, ended_s)
 
     def _admitted(self, sequence: Sequence, tokens: int) -> int:
-        """Give it a slot if it has none; returns how many tokens are left to compute of those granted."""
+        """Give the sequence a slot if it has none; return how many of its `tokens` are left to compute."""
         if sequence.slot is not None:
             return tokens
         self.waiting.remove(sequence)
@@ -204,7 +190,7 @@ class Core:
 
     def _reuse(self, sequence: Sequence) -> None:
         assert self.prefix is not None
-        # one token at least is computed, since the next is chosen from what it gives
+        # all but the last token, which is computed in any case: the next is chosen from its logits
         places = self.prefix.match(sequence.tokens[:-1])
         if places:
             self.runner.use_blocks(sequence, places)
@@ -245,60 +231,32 @@ class Core:
     def _free(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.running.remove(sequence)
-        # the lowest free slot is given first: neighbours are computed faster
+        # the lowest free slot is used first, because neighbouring slots are computed faster
         insort(self._slots, sequence.slot, key=_descending)
         sequence.slot = None
-
-    def _estimate(self, took_s: float, prefill: int) -> None:
-        """Learn from an iteration, but not from one that both read and moved: which of them took how long?"""
-        known, moved = self.estimates, self._moved_tokens
-        more_s = max(0.0, took_s - known.step_s)
-        if not prefill and not moved:
-            known.step_s = _smoothed(known.step_s, took_s)
-        elif not moved:
-            known.prefill_token_s = _smoothed(known.prefill_token_s, more_s / prefill)
-        elif not prefill:
-            known.swap_token_s = _smoothed(known.swap_token_s, more_s / moved)
 
     def _tell_states(self, work: list[Work], now_s: float) -> None:
         computing: dict[Sequence, trace.State] = {s: "decode" if s.decoding else "prefill" for s, _ in work}
         for sequence in self.running:
-            # one that only keeps to its pace goes on doing what it did
+            # one that only waits for its pace keeps its state
             paced = not (sequence.ready or sequence.stalled)
             self._move(sequence, computing.get(sequence, sequence.state if paced else "paused"), now_s)
 
     def _move(self, sequence: Sequence, state: trace.State, now_s: float) -> None:
         if state != sequence.state:
             sequence.state = state
-            self._tell(trace.Moved(now_s, sequence.number, state))
-
-    def _tell(self, record: trace.Record) -> None:
-        for watcher in tuple(self.watchers):  # one that leaves meanwhile must not hide the next
-            self._tell_one(watcher, record)
-
-    def _tell_one(self, watcher: trace.Watcher, record: trace.Record) -> None:
-        if watcher not in self.watchers:
-            return
-        try:
-            watcher(record)
-        except Exception:  # what goes wrong in a view ends the view and not the answers
-            _log.exception("a watcher of the scheduler failed and is told no more")
-            self.unwatch(watcher)
+            self.watchers.tell(trace.Moved(now_s, sequence.number, state))
 
 
-def _record_of(sequence: Sequence) -> trace.Arrived:
+def _arrival(sequence: Sequence, at_s: float) -> trace.Arrived:
     return trace.Arrived(
-        sequence.arrival_s,
+        at_s,
         sequence.number,
         sequence.name,
         sequence.prompt_tokens,
         sequence.max_tokens,
         sequence.reader_tps,
     )
-
-
-def _smoothed(known_s: float, new_s: float) -> float:
-    return known_s + SMOOTHING * (new_s - known_s) if known_s else new_s
 
 
 _by_arrival = attrgetter("arrival_s")

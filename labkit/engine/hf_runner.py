@@ -1,4 +1,4 @@
-"""Computes what the core asks for with a Hugging Face model, one sequence after the other."""
+"""The runner of a Hugging Face model: it computes one sequence after the other."""
 
 import inspect
 from collections.abc import Sequence as Many
@@ -16,17 +16,17 @@ from labkit.engine.scheduler import BLOCK
 from labkit.engine.sequence import Sequence
 
 Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values [1, heads, positions, dim] of each layer."""
+"""The keys and values of each layer, both [1, heads, positions, dim]."""
 
 
 class HFRunner:
-    """Computes one sequence after the other, each with a cache of its own that grows with it.
+    """Computes one sequence after the other. Each has its own cache, which grows with it.
 
-    Caches of different lengths make no tensor together, and padding them to one would have every sequence
-    pay for the longest and copied whenever somebody comes or goes. So many streams share the time of one
-    here, where the shipped model (`labkit.engine.runner`) computes them in one pass.
+    Caches of different lengths do not fit into one tensor. If they were padded, every sequence would cost as
+    much as the longest, and all would be copied whenever one comes or goes. So here many streams share the
+    speed of one, whereas the shipped model (`labkit.engine.runner`) computes them in one pass.
 
-    Every layer keeps all positions, those with a sliding window too, as the scheduler counts them.
+    Every layer keeps all positions, also one with a sliding window, because the scheduler counts them all.
 
     Args:
         model: a `…ForCausalLM` of Transformers.
@@ -35,16 +35,16 @@ class HFRunner:
 
     def __init__(self, model: Any, prefix_tokens: int = 0) -> None:
         self._model = model
-        # without it the logits of a whole prompt are computed, and of all but the last nothing is used
-        takes = inspect.signature(model.forward).parameters
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        # only the logits of the last position are used; without this option the model computes all
+        parameters = inspect.signature(model.forward).parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._caches: WeakKeyDictionary[Sequence, DynamicCache] = WeakKeyDictionary()
         self._store: dict[Sequence, Layers] = {}
         self._blocks: list[Layers] = [[]] * (prefix_tokens // BLOCK)
 
     @torch.inference_mode()
     def run(self, work: Many[Work]) -> list[int | None]:
-        # those who were evicted gave their caches up; those who are gone took theirs along (weak keys)
+        # an evicted sequence loses its cache; the cache of one that has ended goes with it (weak keys)
         for sequence in [sequence for sequence in self._caches if sequence.slot is None]:
             del self._caches[sequence]
         rows = [self._compute(sequence, tokens) for sequence, tokens in work]
@@ -58,7 +58,7 @@ class HFRunner:
         return chosen
 
     def _compute(self, sequence: Sequence, tokens: int) -> Tensor:
-        """The logits [V] after so many more tokens of a sequence."""
+        """Compute the next `tokens` of a sequence; return the logits [V] after the last of them."""
         start = sequence.computed
         if start == 0:
             self._caches[sequence] = DynamicCache()
@@ -90,6 +90,6 @@ class HFRunner:
 
 
 def _copy(cache: DynamicCache, start: int, end: int, device: Any) -> Layers:
-    """A copy of some positions of a cache."""
+    """A copy of the positions `start` to `end` of a cache."""
     both = [(layer.keys[:, :, start:end], layer.values[:, :, start:end]) for layer in cast(Any, cache.layers)]
     return [(k.to(device, copy=True), v.to(device, copy=True)) for k, v in both]

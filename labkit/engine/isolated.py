@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from labkit.background import LoopThread
 from labkit.engine import create_engine
 from labkit.engine.base import Engine
-from labkit.engine.relayed import RelayedEngine, RelayedStream
+from labkit.engine.tasked import TaskEngine, TaskStream
 from labkit.errors import EngineFailed, LabkitError, StartError, from_code
 from labkit.events import Event, Failed, Finished, GenerateRequest, Started, Token
 from labkit.stream import Stream
@@ -34,7 +34,7 @@ READ = 4096
 SOCKET_BUFFER = 16 * 1024  # the kernel's default swallows thousands of tokens of a reader who has stalled
 
 
-class IsolatedEngine(RelayedEngine):
+class IsolatedEngine(TaskEngine):
     """Runs another engine in a subprocess, which has an interpreter, and so a GIL, to itself.
 
     The subprocess ends when its stdin does, so it cannot outlive this process, whatever ends that. What it
@@ -92,7 +92,7 @@ class IsolatedEngine(RelayedEngine):
         super().close()
         self._end()
 
-    async def answer(self, request: GenerateRequest, stream: RelayedStream) -> None:
+    async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         with suppress(ConnectionError):
             reader, writer = await _connect(self._port)
             try:
@@ -112,7 +112,7 @@ class IsolatedEngine(RelayedEngine):
         return f"{self.name}: its process has ended or hangs; make the engine again"
 
 
-async def _pass_on(event: Event, stream: RelayedStream) -> None:
+async def _pass_on(event: Event, stream: TaskStream) -> None:
     """One event of the subprocess's stream into ours, which gives it the same id."""
     match event:
         case Token():

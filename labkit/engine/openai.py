@@ -9,15 +9,25 @@ from contextlib import aclosing
 import httpx
 import msgspec
 
-from labkit.engine.openai_api import DONE, PATHS, Api, Chunk, Models, message, payload, retry_after_s, said
-from labkit.engine.relayed import RelayedEngine, RelayedStream
+from labkit.engine.openai_api import (
+    DONE,
+    PATHS,
+    Api,
+    CompletionChunk,
+    Models,
+    message,
+    message_in,
+    payload,
+    retry_after_s,
+)
+from labkit.engine.tasked import TaskEngine, TaskStream
 from labkit.errors import EngineFailed, InvalidRequest, LabkitError, from_code
 from labkit.events import GenerateRequest
 from labkit.wire.eventstream import Parser
 
 KEY = "OPENAI_API_KEY"
 CONNECT_S = 10.0
-END_S = 2.0  # how long a body may go on after its answer has ended
+END_S = 2.0  # how long a body may go on after the end of its answer
 RETRIES = 3
 MAX_WAIT_S = 30.0
 MAX_EVENT = 1024 * 1024
@@ -39,28 +49,29 @@ HINTS = {
 _log = logging.getLogger(__name__)
 
 
-class OpenAIEngine(RelayedEngine):
-    """Passes each request on, and the chunks of the answer back.
+class OpenAIEngine(TaskEngine):
+    """Passes each request on to the endpoint, and the chunks of its answer back.
 
-    What it cannot know it does not make up. A `Token` is a *chunk* of the endpoint's, which may hold several
-    tokens, so `completion_tokens` counts chunks; the endpoint's own count is logged at DEBUG. `sampled` is
-    when the chunk was read here. `Started` comes with the response's headers, and its `prompt_tokens` is 0,
-    since the endpoint tells them with its last chunk. What a reasoning model thinks is left out.
+    A `Token` is one *chunk* of the endpoint's, which may hold several tokens, so `completion_tokens` counts
+    chunks; the endpoint's own count is logged at DEBUG. `sampled` is the time when the chunk was read here.
+    `Started` comes with the response's headers; its `prompt_tokens` is 0, because the endpoint gives that
+    number with its last chunk. The thoughts of a reasoning model are left out.
 
-    A 429 or 503 with a `Retry-After` is waited for, 3 times at most and 30 s in all; every other refusal and
-    error ends the stream in `Failed`. While the reader stalls, nothing is read; whether the endpoint's model
-    waits too is its own affair. When the reader leaves, the connection is closed, so that the model can stop.
+    After a 429 or 503 with a `Retry-After` the request is sent again, up to 3 times within 30 s of waiting.
+    Every other refusal and error ends the stream in `Failed`. While the reader stalls, nothing is read;
+    whether the endpoint's model waits too depends on the endpoint. When the reader leaves, the connection is
+    closed, so that the model can stop.
 
     Args:
-        url: the base, such as `http://127.0.0.1:8001/v1`. It is sent the key that the environment variable
-            OPENAI_API_KEY holds, if any.
-        model: its name there; by default the first of `GET /models`, asked for with the first request.
-        api: `chat`, where the prompt becomes a user's message, or `completions`, which continues the prompt.
-        timeout_s: the longest silence in seconds, before the first byte of an answer and between two.
+        url: the base, such as `http://127.0.0.1:8001/v1`. If the environment variable OPENAI_API_KEY holds a
+            key, it is sent along.
+        model: the model's name at the endpoint; by default the first of `GET /models`.
+        api: `chat` sends the prompt as a user's message, `completions` has the model continue the prompt.
+        timeout_s: the longest silence in seconds, before the first byte of an answer and between two bytes.
         interval_ms: the pace, the least time between two tokens of one stream; 0 is as fast as they come.
 
     Raises:
-        InvalidRequest: the URL is none, or has a key in it; an option is out of range.
+        InvalidRequest: the URL is not valid or has a key in it, or an option is out of range.
     """
 
     def __init__(
@@ -84,22 +95,22 @@ class OpenAIEngine(RelayedEngine):
         self._tls = httpx.create_ssl_context() if self.url.startswith("https:") else False
         self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 
-    async def answer(self, request: GenerateRequest, stream: RelayedStream) -> None:
+    async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         try:
-            reason = await self._exchange(request, stream)
+            finish_reason = await self._exchange(request, stream)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise EngineFailed(f"cannot connect to {self.url}: is the server running? ({error})") from error
         except httpx.TimeoutException as error:
             raise EngineFailed(f"{self.url}: not a byte in {self.timeout_s:g} s (timeout_s)") from error
         except httpx.HTTPError as error:
-            told = str(error) or type(error).__name__
-            raise EngineFailed(f"{self.url}: the answer broke off: {told}") from error
-        match reason:
+            reason = str(error) or type(error).__name__
+            raise EngineFailed(f"{self.url}: the answer broke off: {reason}") from error
+        match finish_reason:
             case "stop" | "length":
-                stream.finish(reason)
-            case _:
+                stream.finish(finish_reason)
+            case other:
                 raise EngineFailed(
-                    f"{self.url}: the answer broke off: its finish_reason is {message(reason)!r}"
+                    f"{self.url}: the answer broke off: its finish_reason is {message(other)!r}"
                 )
 
     def close(self) -> None:
@@ -113,32 +124,33 @@ class OpenAIEngine(RelayedEngine):
 
     def _client(self) -> httpx.AsyncClient:
         """The running loop's own pool of connections."""
-        for ended in [loop for loop in self._clients if loop.is_closed()]:
-            self._clients.pop(ended, None)
+        for closed_loop in [loop for loop in self._clients if loop.is_closed()]:
+            self._clients.pop(closed_loop, None)
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = httpx.AsyncClient(
                 base_url=self.url,
                 headers={"authorization": f"Bearer {self._key}"} if self._key else None,
                 timeout=httpx.Timeout(self.timeout_s, connect=min(CONNECT_S, self.timeout_s), pool=None),
-                # Under the 5 s after which uvicorn closes an idle connection: one that closes is of no use.
+                # less than the 5 s after which uvicorn closes an idle connection, so that we do not use one
+                # that is about to close
                 limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
                 trust_env=httpx.URL(self.url).host not in LOOPBACK,  # the environment's proxies
                 verify=self._tls,
             )
         return self._clients[loop]
 
-    async def _exchange(self, request: GenerateRequest, stream: RelayedStream) -> str:
+    async def _exchange(self, request: GenerateRequest, stream: TaskStream) -> str:
         """Send the request and relay the answer; returns its `finish_reason`."""
         client = self._client()
         self.model = self.model or await self._first_model(client)
         body = payload(request, self.model, self.api)
-        asked = client.build_request("POST", PATHS[self.api], json=body)
-        async with aclosing(await self._open(client, asked)) as response:
+        post = client.build_request("POST", PATHS[self.api], json=body)
+        async with aclosing(await self._open(client, post)) as response:
             kind = response.headers.get("content-type", "nothing")[:80]
             if not kind.startswith("text/event-stream"):
-                told = said(await self._read(response))
-                raise EngineFailed(f"{asked.url} answered with {kind} and not an event stream: {told}")
+                text = message_in(await self._read(response))
+                raise EngineFailed(f"{post.url} answered with {kind} and not an event stream: {text}")
             stream.started(self.model, 0)
             return await self._relay(response, stream)
 
@@ -152,27 +164,27 @@ class OpenAIEngine(RelayedEngine):
             raise EngineFailed(f"{self.url}/models lists no model: name one, with model=NAME") from None
 
     async def _open(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-        """The response, if it is an answer; a refusal is waited out if it says for how long.
+        """Send the request and return the response; send it again after a refusal with a `Retry-After`.
 
         Raises:
-            LabkitError: it was refused, and the message says why in the endpoint's own words.
+            LabkitError: the endpoint refused it; the message has the endpoint's own words.
         """
         waited, retries = 0.0, 0
         while not (response := await client.send(request, stream=True)).is_success:
             status = response.status_code
             async with aclosing(response):
-                told = said(await self._read(response))
+                refusal = message_in(await self._read(response))
             after = retry_after_s(response.headers) if status in (429, 503) else None
             if after is None or waited + after > MAX_WAIT_S or retries == RETRIES:
                 advice = HINTS.get(status, "") if after is None else f" (Retry-After: {after:.0f} s)"
-                text = f"{request.url}: HTTP {status}: {told}{advice}"
+                text = f"{request.url}: HTTP {status}: {refusal}{advice}"
                 raise from_code(CODES.get(status, "engine_failed"), text)
             await asyncio.sleep(after)
             waited, retries = waited + after, retries + 1
         return response
 
     async def _read(self, response: httpx.Response) -> str:
-        """The body, or its first MAX_BODY bytes, without the key: some repeat it in their errors."""
+        """The first MAX_BODY bytes of the body, without the key: some endpoints repeat it in errors."""
         body = b""
         async for data in response.aiter_bytes():
             body += data
@@ -183,8 +195,8 @@ class OpenAIEngine(RelayedEngine):
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    async def _relay(self, response: httpx.Response, stream: RelayedStream) -> str:
-        """Each content chunk as a token, up to the end of the body: so the connection can be used again."""
+    async def _relay(self, response: httpx.Response, stream: TaskStream) -> str:
+        """Pass the content on; read up to the end of the body, so that the connection can be used again."""
         parser, unparsed, over, reason = Parser(), 0, False, ""
         body = response.aiter_bytes()
         try:
@@ -208,16 +220,16 @@ class OpenAIEngine(RelayedEngine):
             raise EngineFailed(f"{self.url}: the answer broke off, without a finish_reason")
         return reason
 
-    async def _pass_on(self, data: str, stream: RelayedStream, read_ns: int) -> str:
-        """One event of the answer; returns the `finish_reason` if it has one."""
+    async def _pass_on(self, data: str, stream: TaskStream, read_ns: int) -> str:
+        """Pass one event of the answer on; return its `finish_reason`, or "" if it has none."""
         if data == DONE:
             return ""
         try:
-            chunk = Chunk.parse(data)
+            chunk = CompletionChunk.parse(data)
         except ValueError as error:
             raise EngineFailed(f"{self.url} sent what is no chunk: {message(error)}") from error
         if chunk.error:
-            raise EngineFailed(f"{self.url}: {said(self._without_key(data))}")
+            raise EngineFailed(f"{self.url}: {message_in(self._without_key(data))}")
         if chunk.usage is not None:
             _log.debug("%s counts %s, in %d chunks", self.url, chunk.usage, stream.produced)
         for choice in chunk.choices or ():
@@ -230,10 +242,10 @@ class OpenAIEngine(RelayedEngine):
 
 
 def _base(url: str) -> str:
-    """The URL as messages show it.
+    """The URL without a slash at its end.
 
     Raises:
-        InvalidRequest: it is none, or it has a key in it.
+        InvalidRequest: it is no HTTP URL, or it has a key in it.
     """
     try:
         parsed = httpx.URL(url)

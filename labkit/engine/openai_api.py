@@ -1,4 +1,4 @@
-"""OpenAI's completion API on the wire, as every compatible server speaks it; no network here.
+"""OpenAI's completion API on the wire, as every compatible server speaks it, without the network.
 
 Chunks of a chat: https://platform.openai.com/docs/api-reference/chat-streaming, of a plain completion:
 https://platform.openai.com/docs/api-reference/completions.
@@ -22,13 +22,13 @@ MAX_MESSAGE = 300
 
 
 class Delta(msgspec.Struct):
-    """What a chat chunk adds; the first has a role and no content."""
+    """The text that a chat chunk adds. The first chunk has a role and no content."""
 
     content: str | None = None
 
 
 class Choice(msgspec.Struct):
-    """`delta` is a chat's, `text` a plain completion's."""
+    """The only answer in a chunk. A chat has `delta`, a plain completion `text`."""
 
     delta: Delta | None = None
     text: str | None = None
@@ -40,22 +40,22 @@ class Choice(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """The server's own count of tokens."""
+    """The endpoint's own count of tokens."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class Chunk(msgspec.Struct):
-    """One event of an answer: in that with the usage, `choices` are empty or null; an error comes alone."""
+class CompletionChunk(msgspec.Struct):
+    """One event of an answer. With `usage`, `choices` is empty or null; `error` comes alone."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
     error: Any = None
 
     @classmethod
-    def parse(cls, data: str) -> "Chunk":
-        """Decode an event's data; fields that are not needed are passed over.
+    def parse(cls, data: str) -> "CompletionChunk":
+        """Decode an event's data; unknown fields are ignored.
 
         Raises:
             ValueError: not JSON, or not a chunk.
@@ -74,11 +74,11 @@ class Models(msgspec.Struct):
 
 
 def payload(request: GenerateRequest, model: str, api: Api) -> dict[str, Any]:
-    """The request in OpenAI's words.
+    """The request as OpenAI's API has it.
 
-    `max_tokens` is what every server knows; some do not know `max_completion_tokens` and would pass over the
-    limit. OpenAI's reasoning models know only the latter. `top_k` and `ignore_eos` are extensions of vLLM and
-    SGLang, which OpenAI refuses; they are sent if the request sets them.
+    Every server knows `max_tokens`. Some do not know `max_completion_tokens` and would ignore the limit;
+    OpenAI's reasoning models know only that one. `top_k` and `ignore_eos` are extensions of vLLM and SGLang,
+    which OpenAI refuses, so they are sent only if the request sets them.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -102,8 +102,8 @@ def payload(request: GenerateRequest, model: str, api: Api) -> dict[str, Any]:
     return body
 
 
-def said(text: str) -> str:
-    """The message in the JSON of an error, or else the text."""
+def message_in(text: str) -> str:
+    """The message of an error's JSON; where it is no JSON, the text itself."""
     try:
         return message(json.loads(text))
     except ValueError:
@@ -111,7 +111,7 @@ def said(text: str) -> str:
 
 
 def message(error: Any) -> str:
-    """An error's message as one line of bounded length, in whichever of the usual forms the error is."""
+    """An error's message as one line of at most MAX_MESSAGE characters, from any of the usual forms."""
     for key in ("error", "message", "detail"):
         if isinstance(error, dict):
             error = error.get(key) or error
@@ -119,7 +119,7 @@ def message(error: Any) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that `Retry-After` asks for, as a number or as a date (RFC 9110, 10.2.3); None without one."""
+    """The seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3); None without it."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)

@@ -1,60 +1,63 @@
-"""Which beginnings of texts have their keys and values kept: vLLM's prefix cache, with copies.
+"""The index of the prefix cache: which beginnings of texts have their keys and values kept, and where.
 
-A block of tokens is known by its own tokens and all before them, so its key is the hash of both. Here a
-block is a copy, made when a sequence has read its prompt and when it ends; a sequence that begins alike
-gets a copy back.
+As in vLLM, the key of a block is the hash of its tokens and of all tokens before them. Unlike there, a cached
+block is a copy. It is made when a sequence has read its prompt and when it ends, and a sequence that begins
+with the same tokens gets a copy of it.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from labkit.engine.scheduler import BLOCK
 
 
 class PrefixIndex:
-    """Places for up to `tokens` of cached text; where all are taken, the longest unused one is given anew.
+    """Knows which block is in which place. If all places are taken, the least recently used one is reused.
+
+    Args:
+        tokens: how many tokens the places hold together.
 
     Attributes:
-        hits, asked: tokens found, and tokens looked for, so far.
+        hits: how many tokens `match` has found so far.
+        lookups: how many tokens `match` has looked for so far.
     """
 
     def __init__(self, tokens: int) -> None:
-        self.places = tokens // BLOCK
-        self.hits = self.asked = 0
-        self._of: OrderedDict[int, int] = OrderedDict()  # hash of a block and all before it: its place
+        self.capacity = tokens // BLOCK
+        self.hits = self.lookups = 0
+        self._places: OrderedDict[int, int] = OrderedDict()  # by key, the least recently used first
 
     def match(self, tokens: Sequence[int]) -> list[int]:
-        """The places of the first blocks of a text that are cached, as far as they go without a gap."""
-        found: list[int] = []
-        for key in _keys(tokens):
-            if key not in self._of:
-                break
-            found.append(self._of[key])
-        # deepest first, so that the beginning, which more texts share, stays longest
-        for key in reversed(list(_keys(tokens[: len(found) * BLOCK]))):
-            self._of.move_to_end(key)
-        self.asked += len(tokens)
-        self.hits += len(found) * BLOCK
-        return found
+        """Return the places of a text's blocks, from its first block up to the first that is not cached."""
+        cached = list(takewhile(self._places.__contains__, _keys(tokens)))
+        # the last block is marked as used first: the beginning, which more texts share, stays longest
+        for key in reversed(cached):
+            self._places.move_to_end(key)
+        self.lookups += len(tokens)
+        self.hits += len(cached) * BLOCK
+        return [self._places[key] for key in cached]
 
     def add(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """Take in the full blocks of a text; returns (block of the text, place) of those that are new."""
+        """Take in the full blocks of a text; return (number of the block, place) for each new one."""
         new: list[tuple[int, int]] = []
-        keys = list(_keys(tokens))[: self.places]
+        keys = list(_keys(tokens))[: self.capacity]
         for number, key in reversed(list(enumerate(keys))):
-            if key not in self._of:
-                new.append((number, self._place()))
-                self._of[key] = new[-1][1]
-            self._of.move_to_end(key)
+            if key not in self._places:
+                place = self._free_place()
+                new.append((number, place))
+                self._places[key] = place
+            self._places.move_to_end(key)
         return new
 
-    def _place(self) -> int:
-        if len(self._of) < self.places:
-            return len(self._of)
-        return self._of.popitem(last=False)[1]
+    def _free_place(self) -> int:
+        if len(self._places) < self.capacity:
+            return len(self._places)
+        return self._places.popitem(last=False)[1]
 
 
 def _keys(tokens: Sequence[int]) -> Iterator[int]:
+    """The key of each full block."""
     key = 0
     for end in range(BLOCK, len(tokens) + 1, BLOCK):
         key = hash((key, *tokens[end - BLOCK : end]))

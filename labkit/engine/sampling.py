@@ -1,4 +1,4 @@
-"""Chooses the next token of each sequence from a model's logits, repeatably from each one's seed."""
+"""Chooses the next token of each sequence from a model's logits, the same one for the same seed."""
 
 import random
 from collections.abc import Sequence
@@ -6,15 +6,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GREEDY_BELOW = 1e-5  # a smaller temperature draws the same token, if its division does not overflow
+GREEDY_BELOW = 1e-5  # below it, dividing by the temperature may overflow, and the likeliest token wins anyway
 
 
 class Sampler:
-    """How one sequence draws; two with the same settings and seed draw the same ids from the same logits.
+    """How one sequence draws. Two with the same settings and seed draw the same ids from the same logits.
 
-    ``temperature`` 0 takes the likeliest token. ``top_k`` keeps the k likeliest tokens (0: off). ``top_p``
-    keeps the fewest likeliest tokens whose chances, after temperature and top_k, reach p together (1.0: off;
-    nucleus sampling, Holtzman et al., 2020). Raises ValueError for settings out of range.
+    Args:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the fewest likeliest tokens whose probabilities, after temperature and top_k, sum to p
+            (nucleus sampling, Holtzman et al., 2020); 1.0 keeps all.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     def __init__(self, temperature: float = 0.8, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
@@ -28,13 +33,13 @@ class Sampler:
         return self.temperature < GREEDY_BELOW
 
     def draw(self) -> float:
-        """The next random number, 0 <= u < 1, of this sequence."""
+        """The sequence's next random number u, 0 <= u < 1."""
         return self._random.random()
 
 
 @torch.inference_mode()
 def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Return a token id for each row of logits [N, V]; no row changes another's."""
+    """Return a token id for each row of logits [N, V]. No row has an effect on another."""
     if all(sampler.greedy for sampler in samplers):
         ids: list[int] = logits.max(dim=-1).indices.tolist()  # three times faster than argmax
         return ids
@@ -47,14 +52,15 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
             scaled[row] = _limited(scaled[row], sampler)
     sums = scaled.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
     draws = torch.tensor([sampler.draw() for sampler in samplers], device=logits.device, dtype=torch.float64)
-    # The first id whose sum is above the draw; ids without a chance have the sum of the one before them.
-    found: list[int] = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)[:, 0].tolist()
-    return found
+    # The first id whose sum is above the draw. An id of probability 0 has the sum of the id before it, so it
+    # is never the first.
+    chosen: list[int] = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)[:, 0].tolist()
+    return chosen
 
 
 def _limited(logits: Tensor, sampler: Sampler) -> Tensor:
-    """The logits [V] with all but those within top_k and top_p at minus infinity."""
-    # sorted, so that both limits are a cut of the tail
+    """The logits [V], with minus infinity for the tokens that top_k and top_p leave out."""
+    # in descending order, each limit cuts off the tail
     best, ids = logits.topk(min(sampler.top_k or len(logits), len(logits)))
     chances = best.softmax(dim=-1)
     return _only(logits, ids[chances.cumsum(dim=-1) - chances < sampler.top_p])

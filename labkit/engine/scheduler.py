@@ -1,14 +1,16 @@
-"""Who computes in the next iteration: what a policy is told, what it answers, and how it fills an iteration.
+"""The interface of a policy: the situation it gets, the plan it returns, and a helper that fills a plan.
 
-A policy is one small file in `labkit.engine.policies`. It knows no model, no thread and no clock of its
-own, so the engine and the simulator run the same one.
+A policy decides who computes in the next iteration. It is one small file in `labkit.engine.policies`. It has
+no model, no thread and no clock of its own, so the engine and the simulator run the same one.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
 
 from labkit.engine.sequence import Sequence
 
@@ -17,44 +19,78 @@ BLOCK = 16
 
 NO_LIMIT = 1 << 40
 
+SMOOTHING = 0.2
+"""The weight of the newest iteration in an estimate; the first has all of it."""
+
+Seqs = Annotated[int, Field(ge=1, le=1024)]
 Memory = Literal["reserve", "optimistic"]
 Preemption = Literal["recompute", "swap"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What every policy has to keep to, and the switches that any policy can use.
+    """The limits that every policy keeps, and the switches that every policy has.
 
     Args:
-        kv_tokens: tokens whose keys and values can be held at once.
-        seqs: sequences that can hold some (vLLM's `max_num_seqs`).
-        budget: tokens computed in one iteration, so that a long prompt is cut into chunks; 0 for no limit
-            (vLLM's `max_num_batched_tokens`).
-        memory: `reserve` room for the longest answer at admission, so that nothing is ever evicted for want
-            of memory (Orca), or be `optimistic`, take room token by token, and preempt when there is none
-            (vLLM).
-        preemption: whether an evicted sequence's KV is dropped and computed again, or swapped out and in.
+        kv_tokens: the most tokens whose keys and values are held at once.
+        seqs: the most sequences that hold keys and values at once (vLLM's `max_num_seqs`).
+        budget: the most tokens computed in one iteration (vLLM's `max_num_batched_tokens`). A longer prompt
+            is cut into chunks. 0 leaves it to the policy; most have no limit of their own.
+        memory: `reserve` keeps room for the longest answer when a sequence is admitted, so that no sequence
+            is evicted for want of memory (Orca). `optimistic` takes room token by token, and preempts when
+            there is none (vLLM).
+        preemption: an evicted sequence's KV is dropped and computed again (`recompute`), or is copied to a
+            store and back (`swap`).
     """
 
     kv_tokens: int
-    seqs: int
-    budget: int = 0
+    seqs: Seqs
+    budget: Annotated[int, Field(ge=0)] = 0
     memory: Memory = "reserve"
     preemption: Preemption = "recompute"
 
 
 @dataclass
 class Estimates:
-    """What an iteration costs, in seconds, as lately measured by the core: for policies that look ahead."""
+    """What iterations cost lately, in seconds, as the core measures them. Policies that look ahead use it.
+
+    Args:
+        step_s: an iteration that only decodes.
+        prefill_token_s: what one prompt token adds to it.
+        swap_token_s: what moving the KV of one token out or in adds to it.
+    """
 
     step_s: float = 0.0
     prefill_token_s: float = 0.0
     swap_token_s: float = 0.0
 
+    def learn(self, seconds: float, prefill: int, moved: int) -> None:
+        """Take in an iteration that computed `prefill` prompt tokens and moved the KV of `moved` tokens.
+
+        One that did both changes nothing, since its time cannot be divided between the two.
+        """
+        more_s = max(0.0, seconds - self.step_s)
+        if not prefill and not moved:
+            self.step_s = _smoothed(self.step_s, seconds)
+        elif not moved:
+            self.prefill_token_s = _smoothed(self.prefill_token_s, more_s / prefill)
+        elif not prefill:
+            self.swap_token_s = _smoothed(self.swap_token_s, more_s / moved)
+
+
+def _smoothed(estimate_s: float, new_s: float) -> float:
+    return estimate_s + SMOOTHING * (new_s - estimate_s) if estimate_s else new_s
+
 
 @dataclass(frozen=True)
 class Situation:
-    """All that a policy knows: who holds KV (`running`) and who does not (`waiting`), each by arrival."""
+    """All that a policy knows.
+
+    Args:
+        now_s: the core's clock.
+        running: the sequences that hold KV, in order of arrival.
+        waiting: those that hold none, in order of arrival.
+    """
 
     now_s: float
     running: Many[Sequence]
@@ -63,22 +99,25 @@ class Situation:
     estimates: Estimates
 
     def restore_s(self, sequence: Sequence) -> float:
-        """How long it takes to make an eviction undone: all of it, or what is left where it has happened."""
-        known = self.estimates
+        """The seconds that it costs to evict this sequence and bring it back, or the part still to come."""
+        estimates = self.estimates
         if sequence.slot is None:
-            swap_in_s = sequence.computed * known.swap_token_s
-            return swap_in_s if sequence.swapped else sequence.pending * known.prefill_token_s
+            swap_in_s = sequence.computed * estimates.swap_token_s
+            return swap_in_s if sequence.swapped else sequence.pending * estimates.prefill_token_s
         if self.limits.preemption == "swap":
-            return 2 * sequence.computed * known.swap_token_s
-        return sequence.computed * known.prefill_token_s
+            return 2 * sequence.computed * estimates.swap_token_s
+        return sequence.computed * estimates.prefill_token_s
 
 
 @dataclass
 class Plan:
-    """One iteration: who computes how many tokens, and who gives up its KV first.
+    """One iteration. A sequence that holds KV and is in neither list is paused.
 
-    Everybody else who holds KV is paused. `rest_s`, where nobody computes, is when to ask again at the
-    latest; None waits for something to happen.
+    Args:
+        run: the sequences that compute, and how many tokens each.
+        evict: the sequences that give up their KV before that.
+        rest_s: where no sequence computes, after how many seconds to ask the policy again. Until then, or
+            for ever if it is None, the core waits for something to happen.
     """
 
     run: list[tuple[Sequence, int]] = field(default_factory=list)
@@ -92,26 +131,26 @@ class Policy(Protocol):
     name: str
 
     def plan(self, situation: Situation) -> Plan:
-        """Who computes next, within `situation.limits`; `check` says what no plan may do."""
+        """Return the next iteration, within `situation.limits`; `check` lists what no plan may do."""
 
 
 def blocks(tokens: int) -> int:
-    """The tokens of the blocks that so many tokens take."""
+    """The tokens of whole blocks that hold `tokens`: `blocks(17)` is 32."""
     return -(-tokens // BLOCK) * BLOCK
 
 
 def room_for(sequence: Sequence, tokens: int, limits: Limits) -> int:
-    """KV tokens that a sequence takes once it has `tokens` of them computed."""
+    """The KV tokens that a sequence takes when `tokens` of it are computed."""
     return blocks(max(tokens, sequence.longest) if limits.memory == "reserve" else tokens)
 
 
 def check(plan: Plan, situation: Situation, policy: str) -> None:
-    """Refuse a plan that the core cannot carry out, or not within the limits; cheap enough for every one.
+    """Refuse a plan that the core cannot carry out, or that exceeds the limits.
 
-    Where a limit was lowered there may be too much already, but never more.
+    After a limit was lowered, the sequences may hold more than it allows. Then a plan may not add to that.
 
     Raises:
-        ValueError: it says which policy wants what.
+        ValueError: it names the policy and what its plan does.
     """
     problem = _unplayable(plan, situation) or _beyond_limits(plan, situation)
     if problem:
@@ -145,9 +184,9 @@ def _beyond_limits(plan: Plan, situation: Situation) -> str | None:
     if seqs > max(limits.seqs, len(situation.running)):
         return f"lets {seqs} sequences hold KV: seqs is {limits.seqs}"
     if limits.memory == "reserve" and not coming:
-        return None  # who is here has had room for all of its text from the beginning
+        return None  # each sequence that stays has had room for its whole text since it was admitted
     kv_tokens = sum(room_for(s, s.computed + granted.get(s, 0), limits) for s in staying)
-    # who comes in may find all of its text in the prefix cache
+    # a sequence that comes in may find its whole text in the prefix cache
     kv_tokens += sum(room_for(s, len(s.tokens), limits) for s in coming)
     if kv_tokens > limits.kv_tokens and kv_tokens > _held(situation):
         return f"takes {kv_tokens} tokens of KV: kv_tokens is {limits.kv_tokens}"
@@ -159,7 +198,10 @@ def _held(situation: Situation) -> int:
 
 
 class Filling:
-    """Fills one iteration with one sequence after the other, as far as budget, seats and memory go."""
+    """Fills a plan with one sequence after the other, as far as budget, seats and memory go.
+
+    A seat is the right to hold KV; `Limits.seqs` is the number of seats.
+    """
 
     def __init__(self, situation: Situation, budget: int | None = None) -> None:
         limits = situation.limits
@@ -173,14 +215,15 @@ class Filling:
         self.budget = (limits.budget if budget is None else budget) or NO_LIMIT
 
     def __contains__(self, sequence: Sequence) -> bool:
-        """Whether it holds KV in this iteration."""
+        """Whether the sequence holds KV in this iteration."""
         return sequence in self._held
 
     def fill(self, ranked: Iterable[Sequence], victims: Many[Sequence] = ()) -> None:
-        """Take them in this order up to the first without KV for whom there is no room: nobody overtakes it.
+        """Take the sequences in this order, up to the first without KV for which there is no room.
 
-        Those whose readers have stalled make room for anybody. Beyond that, where one who holds KV needs
-        more, `victims` are evicted for it, the first first, but none that was taken, and not the one itself.
+        No sequence overtakes that one. Sequences whose readers have stalled are evicted for any other. For a
+        sequence that holds KV and needs more, `victims` are evicted too, in their order, except those that
+        are already taken, and only those that stand before the sequence itself.
         """
         for sequence in ranked:
             if self.budget <= 0:
@@ -192,13 +235,13 @@ class Filling:
                 return
 
     def take(self, sequence: Sequence, victims: Iterable[Sequence] = ()) -> bool:
-        """Let this one compute as many of its tokens as the budget has left; False if there is no room."""
+        """Let a sequence compute as many of its tokens as the budget allows; False if there is no room."""
         if sequence in self._taken or self.budget <= 0:
             return False
         tokens = min(sequence.pending, self.budget)
         held = self._held.get(sequence, 0)
         seat = 0 if sequence in self._held else 1
-        # who comes in has room for all of its text, since the prefix cache may have much of it
+        # one that comes in gets room for its whole text, since the prefix cache may have much of it
         computed = len(sequence.tokens) if seat else sequence.computed + tokens
         more = max(0, room_for(sequence, computed, self._limits) - held)
         leaving = self._leaving(more, seat, takewhile(lambda victim: victim is not sequence, victims))
@@ -215,7 +258,7 @@ class Filling:
         return True
 
     def _leaving(self, room: int, seats: int, victims: Iterable[Sequence]) -> list[Sequence] | None:
-        """The first of the victims, as many as it takes; None where not even all of them are enough."""
+        """The first victims, as many as are needed; None where all of them are not enough."""
         room, seats = room - self.free, seats - self.seats
         leaving: list[Sequence] = []
         queue = (victim for victim in victims if victim in self._held and victim not in self._taken)
@@ -230,7 +273,7 @@ class Filling:
         return leaving
 
     def evict(self, sequence: Sequence) -> None:
-        """Free what a sequence holds, unless it computes in this iteration."""
+        """Take a sequence's KV away, unless the sequence computes in this iteration."""
         if sequence in self._held and sequence not in self._taken:
             self.free += self._held.pop(sequence)
             self.seats += 1

@@ -1,8 +1,8 @@
-"""An engine with no model: fixed tokens at a fixed pace, so that what is measured is the protocol."""
+"""An engine without a model: fixed tokens at a fixed pace, for measuring the protocol alone."""
 
 import time
 
-from labkit.engine.relayed import RelayedEngine, RelayedStream
+from labkit.engine.tasked import TaskEngine, TaskStream
 from labkit.errors import EngineFailed
 from labkit.events import GenerateRequest
 
@@ -10,13 +10,13 @@ WORDS = "the quick brown fox jumps over the lazy dog while a small model counts 
 SCRIPT = [f"{word} " for word in WORDS.split()]
 
 
-class ScriptedEngine(RelayedEngine):
+class ScriptedEngine(TaskEngine):
     """Answers every prompt with the same words, on the reader's own loop and without torch.
 
     Args:
-        tokens: tokens in an answer; a request's `max_tokens` can only shorten it.
-        interval_ms: time between two tokens, and before the first.
-        fail_after: break with `engine_failed` after so many tokens, to see what an interface makes of it.
+        tokens: how many tokens an answer has, if the request's `max_tokens` is not less.
+        interval_ms: the time between two tokens, and before the first.
+        fail_after: fail with `engine_failed` after so many tokens, to see how an interface reports it.
     """
 
     def __init__(self, tokens: int = 256, interval_ms: float = 5.0, fail_after: int | None = None) -> None:
@@ -24,7 +24,7 @@ class ScriptedEngine(RelayedEngine):
         self.tokens = tokens
         self.fail_after = fail_after
 
-    async def answer(self, request: GenerateRequest, stream: RelayedStream) -> None:
+    async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         stream.started(self.name, len(request.prompt.split()))
         count = min(self.tokens, request.max_tokens)
         for index in range(count):

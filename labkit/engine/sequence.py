@@ -1,4 +1,4 @@
-"""One request as the scheduler sees it: its tokens, how far they are computed, where, and who reads them."""
+"""One request as the scheduler sees it: its tokens, how many are computed, and how fast they are read."""
 
 from dataclasses import dataclass, field
 
@@ -7,18 +7,19 @@ from labkit.engine.trace import State
 
 @dataclass(eq=False)
 class Sequence:
-    """A request between its arrival and its end; the engine and the simulator each add what they know more.
+    """A request between its arrival and its end. The engine extends it with what it needs to answer.
 
-    `tokens` are the prompt and then what was generated; the keys and values of the first `computed` are in
-    `slot`, or, where `swapped`, in a store outside. So one rule covers a prompt, a piece of a prompt, one
-    token and what has to be computed again after an eviction: `pending` tokens, and after the last a new one.
+    `tokens` are the prompt, followed by the tokens generated so far. The keys and values of the first
+    `computed` of them are in `slot`, or in a store outside if `swapped`. The others are `pending`: once they
+    are computed, the next token is chosen. This one rule covers a prompt, a chunk of a prompt, a decode, and
+    a text that is computed again after an eviction.
 
-    It is `ready` unless its pace or its reader holds it up, and `stalled` where it is the reader.
+    `ready` is False while its pace or its reader holds it up; `stalled` is True if it is the reader.
 
     Args:
         arrival_s: seconds, on the clock of the core that runs it.
-        max_tokens: the most tokens that are to be generated.
-        reader_tps: how fast its reader reads, tokens per second.
+        max_tokens: the most tokens to generate.
+        reader_tps: how fast its reader reads, in tokens per second.
     """
 
     name: str
@@ -48,31 +49,31 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens whose keys and values are still to be computed before the next one can be chosen."""
+        """How many tokens to compute before the next token can be chosen."""
         return len(self.tokens) - self.computed
 
     @property
     def decoding(self) -> bool:
-        """Whether one token is all that it needs to get the next."""
+        """Whether it computes one token to get the next: the prompt is read."""
         return self.pending == 1 and self.generated > 0
 
     @property
     def longest(self) -> int:
-        """The most tokens whose keys and values it can come to hold: all but the last."""
+        """The most tokens whose keys and values it can hold: all but the last."""
         return self.prompt_tokens + self.max_tokens - 1
 
     def lead_s(self, now_s: float) -> float:
-        """How long its reader can go on without a new token: buffered tokens over reading speed."""
+        """How many seconds its reader can go on without a new token: unread tokens over reading speed."""
         return max(0.0, self.read_until_s - now_s)
 
     def begin(self) -> None:
-        """It computes for the first time."""
+        """Called when it computes for the first time."""
 
     def end(self, code: str, message: str) -> None:
-        """It is dropped before its last token, for this reason."""
+        """Called when it is dropped before its last token, with the reason."""
 
     def push(self, token: int, now_s: float) -> None:
-        """One more token was chosen; sets `finished` with the last."""
+        """Add the token that was chosen, and set `finished` if it is the last."""
         self.tokens.append(token)
         if self.first_s is None:
             self.first_s = now_s

@@ -1,8 +1,10 @@
-"""What a scheduler did, as records: made by the engine and the simulator, drawn, saved, replayed.
+"""The records of what a scheduler does, and who watches them: they are drawn, saved and replayed.
 
-Times are seconds of the clock that ran it: `time.monotonic` in the engine, from 0 in the simulator.
+Times are seconds of the scheduler's clock: `time.monotonic` in the engine, from 0 in the simulator.
 """
 
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -10,12 +12,12 @@ from typing import Literal
 import msgspec
 
 State = Literal["waiting", "prefill", "decode", "paused", "evicted", "swapped", "finished", "dropped"]
-"""Where a request is: `paused` keeps its KV and computes nothing, `evicted` has lost its KV and must
-compute it again, `swapped` has it in a store outside; `dropped` was cancelled or failed."""
+"""Where a request is. `paused` keeps its KV and computes nothing; `evicted` has lost its KV and has to
+compute it again; `swapped` has its KV in a store outside; `dropped` was cancelled or failed."""
 
 
 class Arrived(msgspec.Struct, tag="arrived", tag_field="type", frozen=True):
-    """A request came; `request` numbers it in the records that follow."""
+    """A request comes; the records that follow name it by the number `request`."""
 
     at_s: float
     request: int
@@ -26,7 +28,7 @@ class Arrived(msgspec.Struct, tag="arrived", tag_field="type", frozen=True):
 
 
 class Moved(msgspec.Struct, tag="moved", tag_field="type", frozen=True):
-    """A request is in another state from now on."""
+    """A request changes its state."""
 
     at_s: float
     request: int
@@ -34,13 +36,16 @@ class Moved(msgspec.Struct, tag="moved", tag_field="type", frozen=True):
 
 
 class Iteration(msgspec.Struct, tag="iteration", tag_field="type", frozen=True):
-    """One pass of the model over everybody who computes.
+    """One pass of the model over the requests that compute.
 
-    `prefill` and `decodes` count tokens computed, `attended` the keys that all of them looked at (what
-    attention costs), `swapped` the tokens whose KV was moved in or out since the one before. `kv_tokens` are
-    held after it, `running` and `waiting` count requests with and without KV, `emitted` are those that got a
-    token, at `end_s`. `cached` counts tokens of those who came in that the prefix cache had and that need not
-    be computed.
+    Args:
+        prefill, decodes: tokens computed, of prompts and of answers.
+        attended: pairs of a query and a key, which is what attention costs.
+        swapped: tokens whose KV was moved in or out since the iteration before.
+        kv_tokens: tokens of KV held at its end.
+        running, waiting: requests with KV and without, at its end.
+        emitted: the requests that got a token, at `end_s`.
+        cached: prompt tokens that the prefix cache had, so that they were not computed.
     """
 
     start_s: float
@@ -59,6 +64,7 @@ class Iteration(msgspec.Struct, tag="iteration", tag_field="type", frozen=True):
 Record = Arrived | Moved | Iteration
 Watcher = Callable[[Record], None]
 
+_log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
 
@@ -79,3 +85,57 @@ def load(path: Path) -> Iterator[Record]:
             yield _decoder.decode(line)
         except msgspec.MsgspecError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+class Watchers:
+    """Those who get the records of one scheduler, in its thread. They join and leave in any thread.
+
+    A watcher that raises leaves, and the error is logged: a view that fails does not stop the answers.
+    """
+
+    def __init__(self) -> None:
+        self._members: list[Watcher] = []
+        self._newcomers: list[Watcher] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many get records now."""
+        return len(self._members)
+
+    def join(self, watcher: Watcher) -> None:
+        """Give every record to `watcher`, from the next `welcome` on."""
+        with self._lock:
+            if watcher not in [*self._members, *self._newcomers]:
+                self._newcomers.append(watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        """Give no more records to `watcher`, which may call this itself."""
+        with self._lock:
+            for group in (self._members, self._newcomers):
+                if watcher in group:
+                    group.remove(watcher)
+
+    def welcome(self, introduction: Callable[[], Iterable[Record]]) -> None:
+        """Let those who have joined in, and give them first the records of `introduction`."""
+        if not self._newcomers:
+            return
+        with self._lock:  # another thread's `leave` finds a newcomer in one of the lists at any time
+            newcomers, self._newcomers = self._newcomers, []
+            self._members += newcomers
+        for watcher in newcomers:
+            for record in introduction():
+                self._give(record, watcher)
+
+    def tell(self, record: Record) -> None:
+        """Give a record to all."""
+        for watcher in tuple(self._members):  # a watcher that leaves meanwhile does not hide the next
+            self._give(record, watcher)
+
+    def _give(self, record: Record, watcher: Watcher) -> None:
+        if watcher not in self._members:
+            return
+        try:
+            watcher(record)
+        except Exception:
+            _log.exception("a watcher of the scheduler failed and gets no more records")
+            self.leave(watcher)

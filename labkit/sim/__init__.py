@@ -1,1 +1,1 @@
-"""The simulator: the engine's own scheduler on a virtual clock, what is asked of it, and what came of it."""
+"""The simulator: the engine's own scheduler on a virtual clock, its workloads, its costs and its results."""

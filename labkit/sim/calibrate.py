@@ -1,4 +1,4 @@
-"""Fits a cost model to this machine, in seconds, from an engine's own records of some short workloads."""
+"""Fits a cost model to this machine, within seconds, from an engine's records of short workloads."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +13,7 @@ from labkit.sim.workload import LogNormal, Shape, Workload, bursts
 
 REPEATS = 2
 WAVES = (
-    # requests at once, medians of the tokens of their prompts and of their answers
+    # requests at once, the median of their prompt tokens, the median of their answers' tokens
     (1, 150, 20),
     (2, 450, 20),
     (4, 60, 30),
@@ -27,14 +27,21 @@ WAVES = (
     (64, 60, 20),
 )
 SWAPS = ((4, 200, 120), (12, 60, 90))
-"""These do not fit into a KV memory of one context together."""
+"""Workloads that do not fit into a KV memory of one context, so that sequences are swapped."""
 
-Measured = tuple[Load, float]
+Measurement = tuple[Load, float]
+"""An iteration, and the seconds that it took."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A cost and how it was found; `error` is the median |predicted / measured - 1| of the iterations."""
+    """A cost, and the measurements behind it.
+
+    Args:
+        engine: the text form of the engine.
+        iterations: how many were measured.
+        error: the median of |predicted / measured - 1| over the iterations.
+    """
 
     engine: str
     cost: Cost
@@ -45,39 +52,39 @@ class Calibration:
 def calibrate(engine: str = "tiny") -> Calibration:
     """Measure a new engine of this text form on this machine as it is now; takes a few seconds.
 
-    What a busy neighbour adds is left out as far as it comes and goes; one that stays is part of the cost.
+    A neighbour that is busy for a moment hardly changes the cost. One that stays busy is part of it.
 
     Raises:
         StartError: that engine cannot be made.
         ValueError: it has no scheduler of its own, so there are no iterations to measure.
     """
-    made = create_engine(engine)
+    subject = create_engine(engine)
     try:
-        if not isinstance(made, BatchedEngine):
+        if not isinstance(subject, BatchedEngine):
             raise ValueError(f"engine {engine!r} has no scheduler of its own to measure; take 'tiny'")
-        measured = _measure(made)
+        measurements = _measure(subject)
     finally:
-        made.close()
-    cost = fit(measured)
-    errors = [abs(cost.seconds(load) / seconds - 1) for load, seconds in measured]
-    return Calibration(engine, cost, len(measured), median(errors))
+        subject.close()
+    cost = fit(measurements)
+    errors = [abs(cost.seconds(load) / seconds - 1) for load, seconds in measurements]
+    return Calibration(engine, cost, len(measurements), median(errors))
 
 
-def _measure(engine: BatchedEngine) -> list[Measured]:
-    """Every wave several times, in turn, so that what comes and goes does not meet one of them alone."""
-    drive(_wave(64, 60, 20), engine)  # memory that is touched first is slow
-    measured = [each for wave in WAVES * REPEATS for each in iterations(_wave(*wave), engine)]
+def _measure(engine: BatchedEngine) -> list[Measurement]:
+    """Run all waves, several times in turn, so that a short disturbance does not hit one wave alone."""
+    drive(_wave(64, 60, 20), engine)  # the first touch of memory is slow
+    measurements = [each for wave in WAVES * REPEATS for each in iterations(_wave(*wave), engine)]
     engine.tune(memory="optimistic", preemption="swap", kv_tokens=engine.context)
-    return measured + [each for wave in SWAPS * REPEATS for each in iterations(_wave(*wave), engine)]
+    return measurements + [each for wave in SWAPS * REPEATS for each in iterations(_wave(*wave), engine)]
 
 
-def iterations(jobs: Workload, engine: BatchedEngine) -> list[Measured]:
-    """What each iteration computed, and the seconds from its beginning to that of the next.
+def iterations(jobs: Workload, engine: BatchedEngine) -> list[Measurement]:
+    """Run jobs that keep the engine busy; return each iteration but the last.
 
-    So the handing over of its tokens counts. The jobs must keep the engine busy all the time.
+    Its seconds go from its beginning to that of the next, so they include the handing over of its tokens.
     """
     records = [record for record in drive(jobs, engine) if isinstance(record, Iteration)]
-    return [(_load(now), then.start_s - now.start_s) for now, then in pairwise(records)]
+    return [(_load(one), following.start_s - one.start_s) for one, following in pairwise(records)]
 
 
 def _load(iteration: Iteration) -> Load:
@@ -87,9 +94,9 @@ def _load(iteration: Iteration) -> Load:
 
 
 def _wave(requests: int, prompt_tokens: int, output_tokens: int) -> Workload:
-    """Requests at once, of lengths as different as those of real ones.
+    """Requests that come at once, with lengths that vary as those of real requests do.
 
-    A batch of different lengths is slower than one of equal lengths that holds as many tokens.
+    A batch of different lengths is slower than one of equal lengths with as many tokens.
     """
     prompt = LogNormal(prompt_tokens, sigma=0.7, low=prompt_tokens // 4, high=min(5 * prompt_tokens, 800))
     output = LogNormal(output_tokens, sigma=0.7, low=output_tokens // 4, high=2 * output_tokens)

@@ -1,11 +1,12 @@
-"""What an iteration of the model costs in time: six figures, fitted to iterations that were measured.
+"""The time that an iteration of the model takes: six figures, fitted to measured iterations.
 
     seconds = t0 + decode · decodes + prefill · prompt tokens + attend · pairs of query and key
               + read · KV tokens + swap · KV tokens moved
 
-Whoever computes, the weights are read once (`t0`): that is why batching pays. The linear layers cost by the
-token, attention by the pair, and the keys and values of everybody are read from memory once, which is most
-of what long answers cost: a decode has one pair for each key, a prompt's many pairs share what is read.
+The weights are read once in each iteration, however many sequences compute (`t0`); that is why batching pays.
+The linear layers cost by the token, attention by the pair. The keys and values of all sequences that compute
+are read from memory once. That is most of what long answers cost: a decode reads each key for one pair,
+whereas the many pairs of a prompt share what is read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,9 +27,9 @@ NEGLIGIBLE = 0.01
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What one iteration computes; the fields are those of `labkit.engine.trace.Iteration`.
+    """What one iteration computes. `labkit.engine.trace.Iteration` explains the fields.
 
-    `kv_tokens` are of those who compute; an iteration's are of the paused too.
+    `kv_tokens` is of the sequences that compute, whereas an iteration's includes the paused ones.
     """
 
     prefill: int = 0
@@ -39,8 +40,15 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds for an iteration, and for each decode, prompt token, pair of query and key, KV token that is
-    read, KV token that is moved.
+    """Seconds for each of the parts of an iteration.
+
+    Args:
+        t0: for the iteration.
+        decode: for each sequence that decodes.
+        prefill: for each prompt token.
+        attend: for each pair of query and key.
+        read: for each KV token that is read.
+        swap: for each KV token that is moved out or in.
     """
 
     t0: Seconds
@@ -70,7 +78,7 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read what `save` wrote.
 
         Raises:
-            ValueError: it is no cost, or one of its figures is negative.
+            ValueError: the file holds no cost, or a figure is negative.
         """
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
@@ -78,47 +86,48 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{path}: {error}") from None
 
 
-def fit(measured: Iterable[tuple[Load, float]]) -> Cost:
-    """The cost that comes nearest to measured iterations, given as (load, seconds).
+def fit(measurements: Iterable[tuple[Load, float]]) -> Cost:
+    """The cost that fits measured iterations best, each given as (load, seconds).
 
-    Errors count in proportion to what is predicted, so that decode steps weigh as much as long prompts, and
-    by their size and not its square, so that iterations that something else held up hardly count. A term
-    that no iteration has comes out as 0.
+    It minimizes the sum of absolute errors relative to the prediction: a decode step weighs as much as a long
+    prompt, and the few iterations that another process held up hardly count. A term that no iteration has
+    becomes 0.
 
     Raises:
         ValueError: there are no iterations, or one of them took no time.
     """
-    rows = list(measured)
+    rows = list(measurements)
     if not rows or any(seconds <= 0 for _, seconds in rows):
         raise ValueError("a cost is fitted to at least one iteration, and each takes some time")
     seconds = np.array([each for _, each in rows])
     terms = np.array([(1, x.decodes, x.prefill, x.attended, x.kv_tokens, x.swapped) for x, _ in rows])
     predicted, weights = seconds, np.ones(len(rows))
-    # least absolute errors, by least squares that weigh each row by 1 / its error in the round before
+    # iteratively reweighted least squares: a row weighs 1 / its absolute error in the round before
     for _ in range(ROUNDS):
         scale = weights / predicted
-        found = _nonnegative(terms * scale[:, None], seconds * scale)
-        predicted = np.maximum(terms @ found, seconds.min() / 10)
+        cost = _nonnegative(terms * scale[:, None], seconds * scale)
+        predicted = np.maximum(terms @ cost, seconds.min() / 10)
         weights = 1 / np.sqrt(np.maximum(np.abs(seconds / predicted - 1), NEGLIGIBLE))
-    return Cost(*map(float, found))
+    return Cost(*map(float, cost))
 
 
 def _nonnegative(terms: Matrix, aim: Matrix) -> Matrix:
-    """Least squares without negative terms.
+    """Least squares with no negative coefficient.
 
-    The best such solution is the plain one of those terms that it does not set to 0, so it is among the
-    plain solutions of all choices of terms; of six there are 64.
+    Take the coefficients that the best solution does not set to 0: plain least squares over these alone gives
+    the same solution. So it is among the plain solutions of all subsets; six terms have 64.
     """
     columns = range(terms.shape[1])
-    choices = chain.from_iterable(combinations(columns, n) for n in range(len(columns) + 1))
-    solutions = [_plain(terms, aim, choice) for choice in choices]
+    subsets = chain.from_iterable(combinations(columns, n) for n in range(len(columns) + 1))
+    solutions = [_plain(terms, aim, subset) for subset in subsets]
     return min(
         (x for x in solutions if (x >= 0).all()),
         key=lambda x: float(np.sum((terms @ x - aim) ** 2)),
     )
 
 
-def _plain(terms: Matrix, aim: Matrix, choice: Sequence[int]) -> Matrix:
+def _plain(terms: Matrix, aim: Matrix, subset: Sequence[int]) -> Matrix:
+    """Least squares over a subset of the terms; the other coefficients are 0."""
     solution = np.zeros(terms.shape[1])
-    solution[list(choice)] = np.linalg.lstsq(terms[:, choice], aim, rcond=None)[0]
+    solution[list(subset)] = np.linalg.lstsq(terms[:, subset], aim, rcond=None)[0]
     return solution

@@ -1,7 +1,7 @@
-"""Runs a workload on a real engine in real time and returns what its scheduler did.
+"""Runs a workload on a real engine in real time, and returns the records of its scheduler.
 
-Requests come at their times whatever the engine does (open loop), their answers are as long as their jobs
-say, and their readers take every token at once.
+Each request comes at its time whatever the engine does (open loop), each answer is as long as its job says,
+and each reader takes every token at once.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ HEAD_START_S = 0.05
 
 
 def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
-    """Run jobs to their end on an engine that does nothing else; times count from the beginning.
+    """Run jobs to their end on an engine that does nothing else. Times count from the beginning of the run.
 
-    Prompts are words of one token each, after the token that the engine puts first: as many tokens as the job
-    has, and alike where jobs begin alike. A request has arrived when its job says, also if this process was
-    too busy to submit it at once.
+    A prompt consists of words of one token each, and the engine puts one token before them. It has as many
+    tokens as its job, and begins like another prompt where the jobs begin alike. The arrival of a request is
+    the time of its job, even if this process was too busy to submit it then.
 
     Raises:
         ValueError: a job does not fit into the engine's context.
-        EngineFailed: the engine broke off.
+        EngineFailed: an answer failed.
     """
     for index, job in enumerate(jobs):
         if len(job.prompt) + job.output_tokens - 1 > engine.context:
@@ -43,7 +43,7 @@ def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
     unwatch = engine.watch(records.append)
     try:
         began_s = loop.run(_play([_request(i, job, words) for i, job in enumerate(jobs)], jobs, engine))
-        loop.run(_settled(records, len(jobs)))
+        loop.run(_all_finished(records, len(jobs)))
     finally:
         unwatch()
         loop.close()
@@ -51,13 +51,13 @@ def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
 
 
 def _words(vocabulary: Vocabulary) -> list[str]:
-    """Texts of one token each, whatever stands before them."""
-    found: list[str] = []
+    """Texts that are one token each, whatever comes before them."""
+    words: list[str] = []
     for token in TOKEN_IDS:
         word = vocabulary.token_bytes(token)
         if word[:1] == b" " and word[1:].isalpha():
-            found.append(word.decode("ascii"))
-    return found
+            words.append(word.decode("ascii"))
+    return words
 
 
 def _request(index: int, job: Job, words: list[str]) -> GenerateRequest:
@@ -73,6 +73,7 @@ def _request(index: int, job: Job, words: list[str]) -> GenerateRequest:
 
 
 async def _play(requests: list[GenerateRequest], jobs: Sequence[Job], engine: BatchedEngine) -> float:
+    """Submit each request at its time and read its answer; return when the run began."""
     began_s = time.monotonic() + HEAD_START_S
 
     async def one(request: GenerateRequest, job: Job) -> None:
@@ -86,8 +87,8 @@ async def _play(requests: list[GenerateRequest], jobs: Sequence[Job], engine: Ba
     return began_s
 
 
-async def _settled(records: list[Record], jobs: int) -> None:
-    """A stream ends a moment before the records of its last iteration are told."""
+async def _all_finished(records: list[Record], jobs: int) -> None:
+    """Wait for the records of the last iteration, which come a moment after the ends of its streams."""
     while sum(isinstance(record, Moved) and record.state == "finished" for record in records) < jobs:
         await asyncio.sleep(0.005)
 

@@ -1,7 +1,7 @@
-"""The engine's scheduler on a virtual clock: the same core, and a runner that takes the time of a cost model.
+"""The engine's scheduler on a virtual clock: the same core, with a runner that only takes time.
 
-It leaves out what is around the engine: every reader takes its tokens at once, as from a stream that is never
-full. Who computes when, who is evicted and what the prefix cache holds is decided by the engine's own code.
+The engine's own code decides who computes when, who is evicted and what the prefix cache holds. Streams are
+not simulated: every reader takes its tokens at once.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ from labkit.sim.workload import Job
 
 
 class SimulatedRunner:
-    """Computes nothing, and moves a clock by what that would have cost; tokens are numbers below 0."""
+    """Computes nothing, and moves a clock by what computing would cost. Its tokens are negative numbers."""
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
@@ -33,7 +33,8 @@ class SimulatedRunner:
         held = sum(blocks(sequence.computed + tokens) for sequence, tokens in work)
         self.now_s += self.cost.seconds(Load(*counts(work), held, self._swapped))
         self._swapped = 0
-        # each its own, so that the prefix cache takes no answer for another's; -1 and -2 have one hash
+        # each sequence has a token of its own, so that the prefix cache confuses no answers; they begin at
+        # -2, because -1 and -2 have the same hash
         return [-2 - sequence.number if tokens == sequence.pending else None for sequence, tokens in work]
 
     def swap_out(self, sequence: Sequence) -> None:
@@ -55,17 +56,17 @@ class SimulatedRunner:
 def simulate(
     jobs: Many[Job], policy: str | Policy, limits: Limits, cost: Cost, *, prefix_tokens: int = 0
 ) -> list[Record]:
-    """Run jobs to their end and return what the scheduler did, from 0 s on.
+    """Run jobs to their end and return the records of the scheduler, from 0 s on.
 
     Args:
-        policy: one of `labkit.engine.policies`, by name, or one of your own; a copy of it runs.
-        cost: what iterations cost on the machine that is simulated.
+        policy: the name of one in `labkit.engine.policies`, or a policy of your own, of which a copy runs.
+        cost: what iterations cost on the simulated machine.
         prefix_tokens: the size of the prefix cache; 0 for none.
 
     Raises:
         InvalidRequest: there is no such policy.
-        ValueError: a job does not fit into `limits.kv_tokens`, or the policy leaves jobs waiting for ever or
-            plans what it may not.
+        ValueError: a job does not fit into `limits.kv_tokens`, or the policy leaves jobs waiting for ever, or
+            makes a plan that exceeds the limits.
     """
     _check(jobs, limits)
     runner = SimulatedRunner(cost)

@@ -1,4 +1,4 @@
-"""What became of each request of a run, and the figures of the run, from its scheduler's records."""
+"""From a scheduler's records: a timeline of each request, and the figures of the run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,10 @@ PREEMPTED: tuple[State, ...] = ("evicted", "swapped")
 
 @dataclass
 class Timeline:
-    """One request: what it was, when it got each token, and which state it was in from when on.
+    """One request: its sizes, the times of its tokens, and its states, each with the time when it began.
 
-    A `reader_tps` of 0 is a reader who takes everything at once: no figure of a reader is defined for it.
+    A `reader_tps` of 0 stands for a reader who takes everything at once: its stalls, fluidity and QoE are not
+    defined.
     """
 
     name: str
@@ -37,12 +38,12 @@ class Timeline:
 
     @property
     def waits_s(self) -> list[float]:
-        """When each token came, in seconds after the request did: what `labkit.figures.reading` takes."""
+        """When each token came, in seconds after the request, as `labkit.figures.reading` takes it."""
         return [time - self.arrival_s for time in self.token_times_s]
 
     @property
     def preemptions(self) -> int:
-        """How often it lost its place in KV memory: evicted or swapped."""
+        """How often it was evicted or swapped out."""
         return sum(state in PREEMPTED for _, state in self.states)
 
     def figures(self) -> Figures:
@@ -52,14 +53,14 @@ class Timeline:
         return sum(reading.stalls(self.waits_s, self.reader_tps)) if self.paced else 0.0
 
     def effective_tokens(self) -> float:
-        """Tokens by their use to the reader; who takes everything at once has use for all."""
+        """Tokens weighed by their use to the reader; all count for one who takes everything at once."""
         if not self.paced:
             return len(self.token_times_s)
         length = len(self.token_times_s) if self._ended_as("finished", "dropped") else self.max_tokens
         return reading.effective_tokens(self.waits_s, self.reader_tps, length)
 
     def fluidity(self, ttft_s: float) -> float | None:
-        """Share of tokens on time for D_p = `ttft_s` and D_d = 1 / `reader_tps`; 0 if none came."""
+        """The share of tokens on time, for D_p = `ttft_s` and D_d = 1 / `reader_tps`; 0 if no token came."""
         if not self.paced:
             return None
         return reading.fluidity(self.waits_s, ttft_s=ttft_s, tbt_s=1 / self.reader_tps) or 0.0
@@ -80,35 +81,37 @@ class Timeline:
 
 
 def timelines(records: Iterable[Record]) -> list[Timeline]:
-    """One for each request, in order of arrival; what concerns requests that came before the first record
-    is passed over.
-    """
-    made: dict[int, Timeline] = {}
+    """One for each request, in order of arrival. Requests that came before the first record are left out."""
+    by_number: dict[int, Timeline] = {}
     for record in records:
         if isinstance(record, Arrived):
-            made[record.request] = Timeline(
+            by_number[record.request] = Timeline(
                 record.name, record.at_s, record.reader_tps, record.prompt_tokens, record.max_tokens
             )
         elif isinstance(record, Moved):
-            if record.request in made:
-                made[record.request].states.append((record.at_s, record.state))
+            if record.request in by_number:
+                by_number[record.request].states.append((record.at_s, record.state))
         else:
             for request in record.emitted:
-                if request in made:
-                    made[request].token_times_s.append(record.end_s)
-    return sorted(made.values(), key=lambda timeline: timeline.arrival_s)
+                if request in by_number:
+                    by_number[request].token_times_s.append(record.end_s)
+    return sorted(by_number.values(), key=lambda timeline: timeline.arrival_s)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in figures; None where one is undefined.
+    """A run in figures; one that is undefined is None. Percentiles are by nearest rank.
 
-    `total_s` runs from the first arrival to the last record. Percentiles are by nearest rank: of the TTFT
-    over the requests that got a token, of the ITL over the gaps of all of them together. `fluidity`, `qoe`
-    and `stall_s` are means over the requests whose reader has a speed; one that got no token has 0 of the
-    first two. `goodput` is finished requests a second whose first token came in time and whose others came
-    as fast as they were read. `batch` is the mean of the requests that decoded together, over the iterations
-    in which any did. `kv_peak` counts tokens, `preemptions` evictions and swaps.
+    Args:
+        total_s: from the first arrival to the last record.
+        ttft_p50_s, ttft_p99_s: over the requests that got a token.
+        itl_p99_ms: over the gaps of all requests together.
+        fluidity, stall_s, qoe: means over the requests whose reader has a speed. A request that got no token
+            counts as 0 in fluidity and QoE.
+        goodput: finished requests per second, of those that meet the objectives of TTFT and TPOT.
+        preemptions: evictions and swaps.
+        batch: how many requests decoded together, as a mean over the iterations in which any did.
+        kv_peak: the most KV tokens held.
     """
 
     requests: int
@@ -130,8 +133,12 @@ class Summary:
 
 
 def summarize(records: Sequence[Record], *, ttft_s: float = 1.0) -> Summary:
-    """The figures of a run; `ttft_s` is when a first token is due (D_p of fluidity, the objective of goodput,
-    the ideal server's of QoE). The other tokens are due at the speed of each reader.
+    """The figures of a run.
+
+    Args:
+        ttft_s: when a first token is due: D_p of fluidity, goodput's objective of TTFT, and the TTFT of QoE's
+            ideal server. The other tokens are due at the speed of each reader, so that goodput's objective of
+            TPOT is 1 / `reader_tps`.
     """
     requests = timelines(records)
     figures = [request.figures() for request in requests]

@@ -1,7 +1,7 @@
-"""Workloads: which requests come when, how long they are, and how fast their readers read.
+"""Workloads: when requests come, how long they are, and how fast their readers read.
 
-A workload is made from one seed, or read from a file with a line for each request: JSON lines (`.jsonl`) or
-CSV with a heading (`.csv`), with the fields of `Line`. Its requests are in order of arrival.
+A workload is drawn from a seed, or read from a file with one line per request: JSON lines (`.jsonl`) or CSV
+with a heading (`.csv`), with the fields of `Line`. Its requests are in order of arrival.
 """
 
 import csv
@@ -16,19 +16,25 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Meta
 
-TOKEN_IDS = tuple(range(1, 1024))  # those of the shipped tokenizer, less the one that ends a text
+TOKEN_IDS = tuple(range(1, 1024))  # of the shipped tokenizer, without the id that ends a text
 MIXED_SPEEDS = {8.0: 0.4, 15.0: 0.4, 20.0: 0.2}
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, message: str) -> None:
     if not holds:
-        raise ValueError(otherwise)
+        raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: when it comes (seconds from the start), its prompt as token ids, the length of its answer,
-    and the tokens a second that its reader takes in. Jobs of one `prefix` begin with the same tokens.
+    """One request.
+
+    Args:
+        arrival_s: when it comes, in seconds from the start.
+        prompt: token ids.
+        output_tokens: the length of its answer.
+        reader_tps: how fast its reader reads, in tokens per second.
+        prefix: jobs with the same prefix, such as "group0:64", begin with the same tokens (here 64).
     """
 
     arrival_s: float
@@ -45,18 +51,18 @@ class Lengths(Protocol):
     """A distribution of numbers of tokens."""
 
     def draw(self, rng: Random) -> int:
-        """Draw one, at least 1."""
+        """Draw a number, at least 1."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every length from `low` to `high` equally often."""
+    """Every length from `low` to `high` is equally likely."""
 
     low: int
     high: int
 
     def __post_init__(self) -> None:
-        _check(1 <= self.low <= self.high, f"{self}: it takes 1 <= low <= high")
+        _check(1 <= self.low <= self.high, f"{self}: 1 <= low <= high is needed")
 
     def draw(self, rng: Random) -> int:
         return rng.randint(self.low, self.high)
@@ -64,8 +70,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Lengths whose logarithm is normal with deviation `sigma`, as those of chats are roughly: half of them
-    above `median`, a few far above it. Those outside `low` to `high` are moved to that limit.
+    """Lengths whose logarithm is normal with deviation `sigma`, as the lengths of chats roughly are.
+
+    Half of them are above `median`, a few far above it. Those below `low` become `low`, those above `high`
+    become `high`.
     """
 
     median: float
@@ -74,8 +82,8 @@ class LogNormal:
     high: int
 
     def __post_init__(self) -> None:
-        _check(1 <= self.low <= self.high, f"{self}: it takes 1 <= low <= high")
-        _check(self.median > 0 and self.sigma >= 0, f"{self}: it takes a median above 0, sigma from 0 up")
+        _check(1 <= self.low <= self.high, f"{self}: 1 <= low <= high is needed")
+        _check(self.median > 0 and self.sigma >= 0, f"{self}: median > 0 and sigma >= 0 are needed")
 
     def draw(self, rng: Random) -> int:
         length = round(self.median * rng.lognormvariate(0, self.sigma))
@@ -84,10 +92,14 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Shape:
-    """What requests look like: tokens of prompts and answers, and readers as {tokens a second: share}.
+    """What requests look like.
 
-    With `groups`, each prompt is preceded by the `prefix_tokens` of one of so many groups, chosen evenly: the
-    system prompt of one of several applications, say.
+    Args:
+        prompt, output: the lengths of prompts and answers.
+        readers: the share of readers with each speed, as {tokens per second: share}.
+        groups: if not 0, each prompt follows a prefix of one of so many groups, drawn evenly, as the prompts
+            of several applications follow the system prompt of theirs.
+        prefix_tokens: the length of these prefixes.
     """
 
     prompt: Lengths = LogNormal(median=48, sigma=0.7, low=8, high=256)
@@ -107,61 +119,61 @@ DEFAULT_SHAPE = Shape()
 
 
 def poisson(rate: float, requests: int, *, shape: Shape = DEFAULT_SHAPE, seed: int = 0) -> Workload:
-    """Requests that come independently of each other, `rate` a second on average.
+    """Requests that come independently of each other, `rate` per second on average.
 
     Raises:
-        ValueError: a value is out of range; so do the others.
+        ValueError: a value is out of range, as in `bursts` and `ramp`.
     """
     _check(rate > 0, f"rate: above 0 requests a second, not {rate}")
-    return _made((passed / rate for passed in _passed(requests, seed)), shape, seed)
+    return _workload((time / rate for time in _unit_arrivals(requests, seed)), shape, seed)
 
 
 def bursts(
     size: int, every_s: float, requests: int, *, shape: Shape = DEFAULT_SHAPE, seed: int = 0
 ) -> Workload:
-    """`size` requests at once, from 0 on every `every_s` seconds; the last burst may be smaller."""
+    """`size` requests at once, every `every_s` seconds from 0 on; the last burst may be smaller."""
     _check(size > 0 and every_s > 0, f"size and every_s: above 0, not {size} and {every_s}")
     _check(requests > 0, f"requests: above 0, not {requests}")
-    return _made((index // size * every_s for index in range(requests)), shape, seed)
+    return _workload((index // size * every_s for index in range(requests)), shape, seed)
 
 
 def ramp(
     from_rate: float, to_rate: float, requests: int, *, shape: Shape = DEFAULT_SHAPE, seed: int = 0
 ) -> Workload:
-    """Poisson arrivals whose rate goes straight from one to the other.
+    """Poisson arrivals whose rate changes linearly from one rate to the other.
 
-    The ramp is as long as `requests` take on average; should more time pass, `to_rate` goes on.
+    The ramp is as long as `requests` take on average. Requests after its end come at `to_rate`.
     """
     _check(from_rate >= 0, f"from_rate: at least 0 requests a second, not {from_rate}")
     _check(to_rate > 0, f"to_rate: above 0 requests a second, not {to_rate}")
     _check(requests > 0, f"requests: above 0, not {requests}")
     when = _ramp_clock(from_rate, to_rate, requests)
-    return _made(map(when, _passed(requests, seed)), shape, seed)
+    return _workload(map(when, _unit_arrivals(requests, seed)), shape, seed)
 
 
-def _passed(requests: int, seed: int) -> Iterator[float]:
-    """Arrivals of a Poisson process of rate 1: the same for every rate and shape that has this seed."""
+def _unit_arrivals(requests: int, seed: int) -> Iterator[float]:
+    """The arrivals of a Poisson process of rate 1, the same for every rate and shape with this seed."""
     _check(requests > 0, f"requests: above 0, not {requests}")
     rng = Random(f"{seed}/arrivals")
     return accumulate(rng.expovariate(1.0) for _ in range(requests))
 
 
 def _ramp_clock(first: float, last: float, requests: int) -> Callable[[float], float]:
-    """When so many requests are to be expected: the inverse of the rate's integral a·t + (b - a)·t²/(2·T)."""
+    """When n requests are expected to have come: the rate's integral a·t + (b - a)·t²/(2·T), inverted."""
     length_s = 2 * requests / (first + last)
     slope = (last - first) / length_s
 
     def when(expected: float) -> float:
         if expected >= requests:
             return length_s + (expected - requests) / last
-        # the usual root would divide by a slope of 0
+        # this form of the root is defined for a slope of 0 too
         return 2 * expected / (first + sqrt(first * first + 2 * slope * expected))
 
     return when
 
 
-def _made(arrivals: Iterable[float], shape: Shape, seed: int) -> Workload:
-    """The requests of these arrivals. What they are like does not depend on when they come."""
+def _workload(arrivals: Iterable[float], shape: Shape, seed: int) -> Workload:
+    """Requests that come at these times. Their lengths and readers depend on the seed alone."""
     rng = Random(f"{seed}/requests")
     speeds, shares = list(shape.readers), list(shape.readers.values())
     lines: list[Line] = []
@@ -175,7 +187,7 @@ def _made(arrivals: Iterable[float], shape: Shape, seed: int) -> Workload:
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One request of a file; `prefix` is NAME:TOKENS, the group whose first so many tokens it begins with."""
+    """One request of a file. `prefix` is NAME:TOKENS; requests of one NAME begin with the same tokens."""
 
     arrival_s: Annotated[float, Meta(ge=0)]
     prompt_tokens: Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -185,15 +197,15 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         _check(isfinite(self.arrival_s) and isfinite(self.reader_tps), "times and speeds are finite numbers")
-        _check(self.shared <= self.prompt_tokens, "`prefix` is longer than `prompt_tokens`")
+        _check(self.prefix_tokens <= self.prompt_tokens, "`prefix` is longer than `prompt_tokens`")
 
     @property
-    def shared(self) -> int:
+    def prefix_tokens(self) -> int:
         return int(self.prefix.rpartition(":")[2] or 0)
 
 
 def _jobs(lines: Iterable[Line], seed: int) -> Workload:
-    """Lines in order of arrival, with prompts drawn for them."""
+    """The jobs of lines, in order of arrival, with prompts drawn from the seed."""
     ordered = enumerate(sorted(lines, key=lambda line: line.arrival_s))
     return tuple(
         Job(line.arrival_s, _prompt(line, index, seed), line.output_tokens, line.reader_tps, line.prefix)
@@ -203,13 +215,13 @@ def _jobs(lines: Iterable[Line], seed: int) -> Workload:
 
 def _prompt(line: Line, index: int, seed: int) -> tuple[int, ...]:
     name = line.prefix.rpartition(":")[0]
-    shared = Random(f"{seed}/prefix/{name}").choices(TOKEN_IDS, k=line.shared)
-    own = Random(f"{seed}/prompt/{index}").choices(TOKEN_IDS, k=line.prompt_tokens - line.shared)
-    return (*shared, *own)
+    prefix = Random(f"{seed}/prefix/{name}").choices(TOKEN_IDS, k=line.prefix_tokens)
+    rest = Random(f"{seed}/prompt/{index}").choices(TOKEN_IDS, k=line.prompt_tokens - line.prefix_tokens)
+    return (*prefix, *rest)
 
 
 def save(jobs: Sequence[Job], path: Path) -> None:
-    """Write a workload; `load` gives the same one if it was made from the same seed.
+    """Write a workload without its prompts, which `load` draws again from the seed.
 
     Raises:
         ValueError: the name ends neither in .jsonl nor in .csv.
@@ -227,15 +239,15 @@ def save(jobs: Sequence[Job], path: Path) -> None:
 
 
 def load(path: Path, seed: int = 0) -> Workload:
-    """Read a workload; its prompts, of which a file has the lengths alone, are drawn from the seed.
+    """Read a workload. A file has only the lengths of prompts, so their tokens are drawn from the seed.
 
     Raises:
-        ValueError: a line is no request (it says which), there is none, or the name ends neither in .jsonl
-            nor in .csv.
+        ValueError: a line is no request (the message names the line), there are no lines, or the name ends
+            neither in .jsonl nor in .csv.
     """
     read = _csv_lines if _is_csv(path) else _json_lines
     lines = list(read(path))
-    _check(bool(lines), f"{path}: no requests in it; a line for each is needed")
+    _check(bool(lines), f"{path}: there are no requests; each needs a line")
     return _jobs(lines, seed)
 
 
@@ -255,7 +267,7 @@ def _json_lines(path: Path) -> Iterator[Line]:
 
 
 def _csv_lines(path: Path) -> Iterator[Line]:
-    # spreadsheets write a byte order mark; what is no UTF-8 at all shall fail as a value of its line
+    # utf-8-sig, because spreadsheets write a byte order mark; replaced bytes fail as a value of their line
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file, restkey="more values than the heading has")
         for row in rows:

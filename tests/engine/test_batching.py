@@ -1,4 +1,4 @@
-"""The engine around the model with many requests: nobody's text depends on company, memory or knobs."""
+"""The engine around the model with many requests: no text depends on company, memory or knobs."""
 
 import asyncio
 from collections.abc import Iterator
@@ -54,12 +54,12 @@ def whole(events: list[Event]) -> str:
 
 
 async def answers(engine: LocalEngine, requests: list[GenerateRequest]) -> list[str]:
-    """What all of them get, begun at once."""
+    """The answers to requests that begin at once."""
     events = await asyncio.gather(*(collect(engine.submit(request)) for request in requests))
     return [whole(each) for each in events]
 
 
-class Watched:
+class WatchedEngine:
     """An engine and its records."""
 
     def __init__(self, **options: Any) -> None:
@@ -67,7 +67,7 @@ class Watched:
         self.records: list[Record] = []
         self.engine.watch(self.records.append)
 
-    def __enter__(self) -> "Watched":
+    def __enter__(self) -> "WatchedEngine":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +80,7 @@ class Watched:
         return [record.state for record in self.records if isinstance(record, Moved)]
 
     def settled(self) -> bool:
-        """Whether nobody is here, and nobody's memory is held."""
+        """Whether the engine has no request and holds no memory."""
         core = self.engine._core
         return not (core.running or core.waiting) and core.kv_tokens == 0
 
@@ -93,7 +93,7 @@ def engine() -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="module")
 def alone(bits_kept: None) -> list[str]:
-    """What each of the requests gets where it is the only one."""
+    """The answer to each request where it is the only one."""
 
     async def one_by_one() -> list[str]:
         with closing(LocalEngine(**EXACT)) as engine:
@@ -126,7 +126,7 @@ async def test_a_text_does_not_depend_on_company_policy_or_memory(
     alone: list[str], options: dict[str, Any]
 ) -> None:
     order = Random(str(options)).sample(range(len(REQUESTS)), len(REQUESTS))
-    with Watched(**EXACT, **options) as watched:
+    with WatchedEngine(**EXACT, **options) as watched:
         texts = await answers(watched.engine, [REQUESTS[number] for number in order])
         assert texts == [alone[number] for number in order]
         await until(watched.settled, "all memory is free")
@@ -142,27 +142,27 @@ Logits = dict[float, list[Tensor]]
 @pytest.fixture
 def logits(monkeypatch: pytest.MonkeyPatch) -> Logits:
     """All logits that engines sample from, by the temperature of the request."""
-    seen: Logits = {}
+    logits: Logits = {}
 
-    def watched(rows: Tensor, samplers: list[Sampler]) -> list[int]:
+    def recording_sample(rows: Tensor, samplers: list[Sampler]) -> list[int]:
         for row, sampler in zip(rows, samplers, strict=True):
-            seen.setdefault(sampler.temperature, []).append(row.clone())
+            logits.setdefault(sampler.temperature, []).append(row.clone())
         return sample(rows, samplers)
 
-    monkeypatch.setattr("labkit.engine.runner.sample", watched)
-    return seen
+    monkeypatch.setattr("labkit.engine.runner.sample", recording_sample)
+    return logits
 
 
 async def test_batch_invariant_is_meant_bit_for_bit_even_after_an_eviction(
     logits: Logits, bits_kept: None
 ) -> None:
     requests = [request_of(n % 3 + 3, temperature=0.5 + n / 100, max_tokens=130) for n in range(6)]
-    with Watched(**EXACT) as watched:
+    with WatchedEngine(**EXACT) as watched:
         for request in requests:
             await answers(watched.engine, [request])
     alone = {temperature: torch.stack(rows) for temperature, rows in logits.items()}
     logits.clear()
-    with Watched(**EXACT, **TIGHT, budget=33, prefix_cache=1024) as watched:
+    with WatchedEngine(**EXACT, **TIGHT, budget=33, prefix_cache=1024) as watched:
         await answers(watched.engine, requests)
     assert "evicted" in watched.states()
     assert len(alone) == len(logits) == len(requests)
@@ -175,25 +175,25 @@ async def test_without_batch_invariant_texts_are_the_same_but_for_ties(engine: L
     assert sum(a == b for a, b in zip(texts, alone, strict=True)) >= len(texts) - 1
 
 
-async def test_texts_stay_whole_while_every_knob_is_turned(alone: list[str]) -> None:
+async def test_texts_stay_whole_while_every_knob_turns(alone: list[str]) -> None:
     policies, budgets, paces = cycle(POLICIES), cycle([20, 0, 200]), cycle([0, 0, 1])
     kv_tokens, memory = cycle([1024, 8192, 2048]), cycle(["optimistic", "optimistic", "reserve"])
     preemption = cycle(["swap", "recompute"])
-    with Watched(**EXACT, seqs=8) as watched:
-        asked = asyncio.ensure_future(answers(watched.engine, REQUESTS))
-        turned = 0
-        while not asked.done():
+    with WatchedEngine(**EXACT, seqs=8) as watched:
+        texts = asyncio.ensure_future(answers(watched.engine, REQUESTS))
+        turns = 0
+        while not texts.done():
             watched.engine.tune(policy=next(policies), budget=next(budgets), interval_ms=next(paces))
             watched.engine.tune(kv_tokens=next(kv_tokens), memory=next(memory), preemption=next(preemption))
-            turned += 1
+            turns += 1
             await asyncio.sleep(0.02)
-        assert await asked == alone
-        assert turned > 10
+        assert await texts == alone
+        assert turns > 10
     assert {"evicted", "swapped", "finished"} <= set(watched.states())
 
 
 async def test_a_reader_who_leaves_frees_its_memory_at_once() -> None:
-    with Watched() as watched:
+    with WatchedEngine() as watched:
         leaving, staying = (watched.engine.submit(request_of(0, max_tokens=100)) for _ in range(2))
 
         def leave(record: Record) -> None:
@@ -209,11 +209,13 @@ async def test_a_reader_who_leaves_frees_its_memory_at_once() -> None:
     assert after and all(each.running == 1 for each in after)
 
 
-async def test_a_prompt_that_begins_as_another_is_read_in_part(bits_kept: None) -> None:
+async def test_of_a_prompt_that_begins_like_another_only_the_rest_is_read(
+    bits_kept: None,
+) -> None:
     first, second = (GenerateRequest(prompt=9 * STORY + end, max_tokens=20) for end in ("Ivy", "One day"))
-    with Watched(**EXACT) as plain:
+    with WatchedEngine(**EXACT) as plain:
         expected = await answers(plain.engine, [second])
-    with Watched(**EXACT, prefix_cache=2048) as watched:
+    with WatchedEngine(**EXACT, prefix_cache=2048) as watched:
         await answers(watched.engine, [first])
         read = sum(each.prefill for each in watched.iterations())
         assert await answers(watched.engine, [second]) == expected
@@ -225,10 +227,10 @@ async def test_a_prompt_that_begins_as_another_is_read_in_part(bits_kept: None) 
     ("policy", "preemption"),
     [*((name, "recompute") for name in POLICIES if name != "static"), ("sarathi", "swap")],
 )
-async def test_readers_who_stall_with_all_seats_block_nobody(
+async def test_stalled_readers_with_all_seats_block_no_other(
     policy: str, preemption: Any, bits_kept: None
 ) -> None:
-    with Watched(**EXACT, seqs=2, policy=policy, preemption=preemption) as watched:
+    with WatchedEngine(**EXACT, seqs=2, policy=policy, preemption=preemption) as watched:
         unread = [watched.engine.submit(request_of(n, max_tokens=120)) for n in range(2)]
         await until(lambda: all(s.produced >= HIGH_WATER - 1 for s in unread), "both are full")
         for number in range(3):
@@ -248,8 +250,8 @@ async def test_rougher_numbers_write_stories_too(options: dict[str, Any]) -> Non
     with closing(LocalEngine(**options)) as engine:
         requests = [GenerateRequest(prompt=PROMPTS[n % 2], max_tokens=80, seed=n) for n in range(8)]
         texts = await answers(engine, requests)
-    found = [part for n, text in enumerate(texts) for part in stories.sentences(PROMPTS[n % 2] + text)]
-    assert sum(map(stories.is_grammatical, found)) / len(found) > 0.5
+    sentences = [part for n, text in enumerate(texts) for part in stories.sentences(PROMPTS[n % 2] + text)]
+    assert sum(map(stories.is_grammatical, sentences)) / len(sentences) > 0.5
 
 
 @pytest.mark.parametrize("travel", [native.request_to_dict, protobuf.request_to_proto])
@@ -273,10 +275,10 @@ async def test_the_readers_pace_travels_to_the_scheduler(engine: LocalEngine, tr
 
 
 async def test_a_watcher_that_fails_ends_neither_streams_nor_engine() -> None:
-    with Watched() as watched:
+    with WatchedEngine() as watched:
         stream = watched.engine.submit(request_of(0, max_tokens=50))
         unwatch = watched.engine.watch(lambda _: [][1])
         whole(await collect(stream))
         unwatch()
         assert await answers(watched.engine, [request_of(1)])
-        assert watched.engine._core.watchers == [watched.records.append]
+        assert len(watched.engine._core.watchers) == 1

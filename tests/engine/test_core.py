@@ -1,4 +1,4 @@
-"""The iteration loop over a runner that knows what is where: nothing impossible is asked, nothing is lost."""
+"""The iteration loop over a runner that checks each call: no call is impossible, and no text is lost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence as Many
@@ -27,7 +27,7 @@ AFTER = {
 
 @dataclass
 class Slots:
-    """A runner that keeps the texts of which the real one keeps keys and values, and checks each request."""
+    """A runner that keeps texts where the real one keeps their keys and values, and checks each call."""
 
     now_s: float = 0.0
     slots: dict[int, list[int]] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class Slots:
         self.now_s += 0.01
         chosen: list[int | None] = []
         for sequence, tokens in work:
-            known = sequence.tokens[: sequence.computed]
+            text = sequence.tokens[: sequence.computed]
             assert sequence.slot is not None and 1 <= tokens <= sequence.pending
-            assert not known or self.slots[sequence.slot] == known
+            assert not text or self.slots[sequence.slot] == text
             self.slots[sequence.slot] = sequence.tokens[: sequence.computed + tokens]
             self.computed[sequence].append(tokens)
             chosen.append(next_token(sequence.tokens) if tokens == sequence.pending else None)
@@ -77,13 +77,13 @@ class Slots:
 
 
 def next_token(tokens: list[int]) -> int:
-    """What a text goes on with, whoever computes it and when."""
+    """The next token of a text, which depends on the text alone."""
     return hash(tuple(tokens)) % 5
 
 
 @dataclass
 class Puppet:
-    """A policy that does what it is told: who is evicted and who computes how much."""
+    """A policy that returns the plan that a test has set."""
 
     name: str = "puppet"
     next: Plan = field(default_factory=Plan)
@@ -110,8 +110,8 @@ class Stage:
         self.policy.next = Plan(list(run), list(evict))
         before = len(self.records)
         self.core.iterate()
-        made = [record for record in self.records[before:] if isinstance(record, Iteration)]
-        return made[0] if made else None
+        iterations = [record for record in self.records[before:] if isinstance(record, Iteration)]
+        return iterations[0] if iterations else None
 
 
 jobs_of = st.lists(st.tuples(st.integers(1, 48), st.integers(1, 32)), min_size=1, max_size=10)
@@ -121,9 +121,9 @@ limits_of = st.builds(Limits, kv_tokens, seqs, budgets, memories, preemptions)
 prefixes, seeds = st.sampled_from([0, 32, 320]), st.none() | st.integers(0, 99)
 
 
-def lively(core: Core, everybody: list[Sequence], random: Random, iteration: int) -> None:
-    """Readers stall, come back and leave; the kind of preemption is changed now and then."""
-    for sequence in everybody:
+def lively(core: Core, sequences: list[Sequence], random: Random, iteration: int) -> None:
+    """Let readers stall, come back and leave, and change the kind of preemption now and then."""
+    for sequence in sequences:
         if random.random() < 0.1:
             sequence.stalled = iteration < 200 and sequence.generated > 0 and not sequence.stalled
         sequence.ready = not sequence.stalled and random.random() < 0.9
@@ -134,8 +134,8 @@ def lively(core: Core, everybody: list[Sequence], random: Random, iteration: int
         core.limits = replace(core.limits, preemption="swap" if random.random() < 0.5 else "recompute")
 
 
-def check_records(records: list[Record], everybody: list[Sequence], runner: Slots) -> None:
-    """Everybody arrives once and ends once, each state may follow the last, all tokens are counted."""
+def check_records(records: list[Record], sequences: list[Sequence], runner: Slots) -> None:
+    """Each request arrives once and ends once, each state may follow the last, all tokens are counted."""
     states: dict[int, str] = {}
     emitted, tokens, last_s = Counter[int](), 0, 0.0
     for record in records:
@@ -152,37 +152,37 @@ def check_records(records: list[Record], everybody: list[Sequence], runner: Slot
                 assert all(states[number] in ("prefill", "decode") for number in record.emitted)
                 emitted.update(record.emitted)
                 tokens, last_s = tokens + record.prefill + record.decodes, record.end_s
-    assert states == {s.number: "finished" if s.finished else "dropped" for s in everybody}
-    assert emitted == Counter({s.number: s.generated for s in everybody if s.generated})
+    assert states == {s.number: "finished" if s.finished else "dropped" for s in sequences}
+    assert emitted == Counter({s.number: s.generated for s in sequences if s.generated})
     assert tokens == sum(map(sum, runner.computed.values()))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(jobs=jobs_of, limits=limits_of, prefix=prefixes, seed=seeds)
 @settings(max_examples=50, deadline=None)
-def test_nothing_impossible_is_asked_and_every_text_is_right(
+def test_no_call_is_impossible_and_every_text_is_right(
     policy: str, jobs: list[tuple[int, int]], limits: Limits, prefix: int, seed: int | None
 ) -> None:
     runner, records, random = Slots(), list[Record](), Random(seed)
     core = Core(runner, create_policy(policy), limits, runner.clock, prefix)
     core.watch(records.append)
-    everybody = [Sequence("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
-    for sequence in everybody:
+    sequences = [Sequence("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
+    for sequence in sequences:
         core.add(sequence)
     for iteration in range(5000):
         if not (core.running or core.waiting):
             break
         if seed is not None:
-            lively(core, everybody, random, iteration)
+            lively(core, sequences, random, iteration)
         if not core.iterate().run:
             runner.now_s += 0.01
-    for sequence, (prompt, answer) in zip(everybody, jobs, strict=True):
+    for sequence, (prompt, answer) in zip(sequences, jobs, strict=True):
         text = [1] * prompt
         for _ in range(sequence.generated):
             text.append(next_token(text))
         assert sequence.tokens == text
         assert not sequence.finished or sequence.generated == answer
-    check_records(records, everybody, runner)
+    check_records(records, sequences, runner)
     assert (core.kv_tokens, len(core._slots), runner.store) == (0, limits.seqs, {})
 
 
@@ -205,22 +205,22 @@ def test_a_swapped_text_comes_back_without_computing() -> None:
     stage.play((one, 10))
     away = stage.play((other, 3), evict=[one])
     assert away and (away.swapped, away.running, away.waiting) == (10, 1, 1)
-    stage.core.limits = Limits(1000, 1, preemption="recompute")  # what is in the store still comes back
+    stage.core.limits = Limits(1000, 1, preemption="recompute")  # the copy in the store still comes back
     back = stage.play((one, 1), evict=[other])
     assert back and (back.swapped, back.decodes, back.attended) == (10, 1, 11)
     assert stage.runner.computed[one] == [10, 1]
 
 
-def test_what_leaves_while_it_waits_is_forgotten() -> None:
+def test_a_sequence_that_leaves_while_it_waits_is_forgotten() -> None:
     stage = Stage(Limits(1000, 1, preemption="swap"))
     one = stage.add([3] * 10)
     stage.play((one, 10))
     stage.play(evict=[one])
     assert one in stage.runner.store
-    ended: list[tuple[str, str]] = []
-    one.end = lambda *why: ended.append(why)  # type: ignore[method-assign]
+    ends: list[tuple[str, str]] = []
+    one.end = lambda *reason: ends.append(reason)  # type: ignore[method-assign]
     stage.core.drop(one, "overloaded", "too late")
-    assert ended == [("overloaded", "too late")]
+    assert ends == [("overloaded", "too late")]
     assert (stage.runner.store, stage.core.waiting) == ({}, [])
     assert stage.records[-1] == Moved(stage.runner.now_s, one.number, "dropped")
 
@@ -240,7 +240,7 @@ def test_free_slots_are_given_from_the_lowest() -> None:
     assert again and stage.core.running == [second, later]
 
 
-def test_a_prefix_that_was_kept_is_not_computed() -> None:
+def test_a_cached_prefix_is_not_computed() -> None:
     stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
     prompt = list(range(3 * BLOCK))
     one, other, alike = stage.add(prompt), stage.add([*prompt, 7, 8]), stage.add(prompt)
@@ -275,9 +275,8 @@ def test_an_iteration_counts_what_it_did() -> None:
     assert (other.computed, other.generated, waiting.state) == (6, 0, "waiting")
 
 
-def test_who_watches_in_the_middle_is_told_who_is_here_and_what_they_do() -> None:
+def test_a_late_watcher_gets_the_requests_that_are_here_and_their_states() -> None:
     stage = Stage(Limits(1000, 4))
-    stage.core.watchers.clear()
     gone, decoding, reading, paused, evicted, waiting = (stage.add([n] * 9, 3 if n else 1) for n in range(6))
     stage.play(*((sequence, 9) for sequence in (gone, decoding, paused)))
     stage.play((evicted, 2))
@@ -287,47 +286,56 @@ def test_who_watches_in_the_middle_is_told_who_is_here_and_what_they_do() -> Non
     stage.core.watch(late.append)
     now_s = stage.runner.now_s
     assert [(r.request, r.at_s) for r in late if isinstance(r, Arrived)] == [(n, now_s) for n in range(1, 6)]
-    told = {r.request: r.state for r in late if isinstance(r, Moved)}
-    assert told == {1: "decode", 2: "prefill", 3: "paused", 4: "evicted", 5: "waiting"}
-    assert len(stage.core.watchers) == 1
+    states = {r.request: r.state for r in late if isinstance(r, Moved)}
+    assert states == {1: "decode", 2: "prefill", 3: "paused", 4: "evicted", 5: "waiting"}
+    assert len(stage.core.watchers) == 2
     stage.play((waiting, 9))
     assert isinstance(late[-1], Iteration)
 
 
 def test_a_watcher_that_leaves_or_fails_hides_nothing_from_the_next(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage(Limits(1000, 1))
-    stage.core.watchers.clear()
-    told: list[Record] = []
+    records: list[Record] = []
 
     def leaves(record: Record) -> None:
-        stage.core.unwatch(leaves)
+        stage.core.watchers.leave(leaves)
 
     def fails(record: Record) -> None:
         raise RuntimeError("this view is broken")
 
-    for watcher in (leaves, fails, told.append):
+    for watcher in (leaves, fails, records.append):
         stage.core.watch(watcher)
     stage.play((stage.add([3] * 4), 4))
-    assert [type(record) for record in told] == [Arrived, Moved, Moved, Iteration]
-    assert stage.core.watchers == [told.append]
+    assert [type(record) for record in records] == [Arrived, Moved, Moved, Iteration]
+    assert len(stage.core.watchers) == 2  # with the stage's own
     assert "this view is broken" in caplog.text
 
 
-def test_a_watcher_can_leave_while_it_is_told_who_is_here() -> None:
+def test_a_watcher_that_leaves_before_it_is_welcome_gets_no_record() -> None:
+    stage = Stage(Limits(1000, 1))
+    early: list[Record] = []
+    stage.core.watchers.join(early.append)
+    stage.core.watchers.leave(early.append)
+    stage.core.welcome()
+    stage.add([3])
+    assert early == [] and len(stage.core.watchers) == 1
+
+
+def test_a_watcher_can_leave_during_its_introduction() -> None:
     stage = Stage(Limits(1000, 1))
     stage.add([3])
-    told: list[Record] = []
+    records: list[Record] = []
 
     def once(record: Record) -> None:
-        told.append(record)
-        stage.core.unwatch(once)
+        records.append(record)
+        stage.core.watchers.leave(once)
 
     stage.core.watch(once)
     stage.add([4])
-    assert [type(record) for record in told] == [Arrived]
+    assert [type(record) for record in records] == [Arrived]
 
 
-def test_a_swap_that_nobody_computes_beside_is_told_with_the_next_iteration() -> None:
+def test_a_swap_without_an_iteration_counts_in_the_next_one() -> None:
     stage = Stage(Limits(1000, 1, preemption="swap"))
     one, other = stage.add([3] * 10), stage.add([4] * 3)
     stage.play((one, 10))
@@ -336,17 +344,17 @@ def test_a_swap_that_nobody_computes_beside_is_told_with_the_next_iteration() ->
     assert then and after and (then.swapped, after.swapped) == (10, 0)
 
 
-def test_what_iterations_cost_is_measured() -> None:
+def test_the_core_measures_what_iterations_cost() -> None:
     stage = Stage(Limits(1000, 1, preemption="swap"))
-    known = stage.core.estimates
+    estimates = stage.core.estimates
     one, other = stage.add([3] * 5), stage.add([4] * 3)
     stage.play((one, 4))
-    assert known.prefill_token_s == pytest.approx(0.01 / 4)  # the first is all that is known
+    assert estimates.prefill_token_s == pytest.approx(0.01 / 4)  # the first counts alone
     stage.play((one, 1))
     stage.play((one, 1))
-    assert known.step_s == pytest.approx(0.01)
-    known.step_s, read_s = 0.004, known.prefill_token_s
+    assert estimates.step_s == pytest.approx(0.01)
+    estimates.step_s, read_s = 0.004, estimates.prefill_token_s
     stage.play((other, 3), evict=[one])
-    assert (known.prefill_token_s, known.swap_token_s) == (read_s, 0.0)  # it both read and moved
+    assert (estimates.prefill_token_s, estimates.swap_token_s) == (read_s, 0.0)  # it both read and moved
     stage.play((one, 1), evict=[other])
-    assert known.swap_token_s == pytest.approx(0.006 / 9)
+    assert estimates.swap_token_s == pytest.approx(0.006 / 9)

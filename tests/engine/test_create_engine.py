@@ -1,4 +1,4 @@
-"""The text form of engines: names, options, targets, and what is said when one of them is wrong."""
+"""The text form of engines: names, options, targets, and the message when one of them is wrong."""
 
 import sys
 from pathlib import Path
@@ -14,26 +14,26 @@ from labkit.engine.scripted import ScriptedEngine
 from labkit.errors import StartError
 
 
-class Made:
-    """An engine that remembers what it was made of."""
+class StandIn:
+    """An engine that keeps the arguments of its constructor."""
 
     def __init__(self, path: str, device: str = "cpu", layers: int = 1, folder: Path = Path()) -> None:
-        self.given = (path, device, layers, folder)
+        self.arguments = (path, device, layers, folder)
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts `Made` where the engine `hf` is looked up."""
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `StandIn` be the engine `hf`."""
     module = ModuleType("stand_in")
-    module.Made = Made  # type: ignore[attr-defined]
+    module.StandIn = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stand_in", module)
-    monkeypatch.setitem(engines.ENGINES, "hf", ("stand_in", "Made"))
+    monkeypatch.setitem(engines.ENGINES, "hf", ("stand_in", "StandIn"))
 
 
-def given(text: str) -> Any:
+def arguments(text: str) -> Any:
     engine = create_engine(text)
-    assert isinstance(engine, Made)
-    return engine.given
+    assert isinstance(engine, StandIn)
+    return engine.arguments
 
 
 def test_options_have_the_types_that_the_constructor_declares() -> None:
@@ -42,11 +42,11 @@ def test_options_have_the_types_that_the_constructor_declares() -> None:
     assert (engine.tokens, engine.interval_ms, engine.fail_after) == (64, 2.0, None)
 
 
-@pytest.mark.usefixtures("made")
+@pytest.mark.usefixtures("stand_in")
 def test_a_target_ends_at_the_first_comma() -> None:
-    assert given("hf:a/model") == ("a/model", "cpu", 1, Path())
-    assert given("hf:/c:/odd=name") == ("/c:/odd=name", "cpu", 1, Path())
-    assert given("hf:m,device=cuda:0,layers=3,folder=/x") == ("m", "cuda:0", 3, Path("/x"))
+    assert arguments("hf:a/model") == ("a/model", "cpu", 1, Path())
+    assert arguments("hf:/c:/odd=name") == ("/c:/odd=name", "cpu", 1, Path())
+    assert arguments("hf:m,device=cuda:0,layers=3,folder=/x") == ("m", "cuda:0", 3, Path("/x"))
 
 
 def test_a_url_is_a_target() -> None:
@@ -70,8 +70,8 @@ def test_a_url_is_a_target() -> None:
         ("process:", "process:tiny"),
     ],
 )
-@pytest.mark.usefixtures("made")
-def test_a_missing_or_wrong_target_is_said_with_an_example(text: str, example: str) -> None:
+@pytest.mark.usefixtures("stand_in")
+def test_a_missing_or_wrong_target_is_refused_with_an_example(text: str, example: str) -> None:
     with pytest.raises(StartError) as error:
         create_engine(text)
     assert example in str(error.value)
@@ -83,22 +83,24 @@ def test_a_missing_or_wrong_target_is_said_with_an_example(text: str, example: s
     [
         ("hf:m,size=3", "engine 'hf' has no option 'size': there are device, layers, folder"),
         ("hf:m,path=n", "engine 'hf' has no option 'path'"),
-        ("hf:m,layers=many", "layers='many': .*valid integer"),
-        ("openai:http://127.0.0.1:1/v1,api=chats", "api='chats': .*'chat' or 'completions'"),
+        ("hf:m,layers=many", "layers: .*valid integer.* not 'many'"),
+        ("openai:http://127.0.0.1:1/v1,api=chats", "api: .*'chat' or 'completions', not 'chats'"),
         ("openai:http://127.0.0.1:1/v1,timeout_s=0", "timeout_s"),
         ("openai:http://127.0.0.1:1/v1,key=sk-1", "no option 'key'"),
         ("scripted:interval_ms=-1", "interval_ms"),
         ("huge", "no engine 'huge': there are tiny, scripted, hf, openai, process"),
     ],
 )
-@pytest.mark.usefixtures("made")
-def test_a_wrong_option_is_said_in_one_line(text: str, says: str) -> None:
+@pytest.mark.usefixtures("stand_in")
+def test_a_wrong_option_is_refused_in_one_line(text: str, says: str) -> None:
     with pytest.raises(StartError, match=says) as error:
         create_engine(text)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_package_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Lazy:
         def __init__(self, path: str) -> None:
             raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
@@ -115,7 +117,7 @@ def test_a_missing_package_is_said_with_what_installs_it(monkeypatch: pytest.Mon
         create_engine("scripted")
 
 
-def test_an_engine_in_a_process_takes_the_whole_rest() -> None:
+def test_the_target_of_process_is_the_whole_rest() -> None:
     engine = create_engine("process:scripted:tokens=3,interval_ms=0")
     assert engine.name == "process:scripted"
     engines.close_engines()

@@ -1,4 +1,4 @@
-"""The detokenizer: nothing lost, nothing shown too early, stop strings found wherever they are cut."""
+"""The detokenizer: it loses no text, shows none too early, and finds stop strings however they are cut."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ from labkit.models.tokenizer import Tokenizer
 TOKENIZER = Tokenizer.load()
 
 
-class Spelled:
+class PieceTokenizer:
     """A stand-in tokenizer: token n is the n-th piece of a list."""
 
     def __init__(self, *pieces: str | bytes) -> None:
@@ -23,8 +23,8 @@ class Spelled:
         return self.pieces[token_id]
 
 
-def pushed(stop: Sequence[str], *pieces: str | bytes) -> tuple[list[str], Detokenizer]:
-    detokenizer = Detokenizer(Spelled(*pieces), stop)
+def push_all(stop: Sequence[str], *pieces: str | bytes) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(PieceTokenizer(*pieces), stop)
     return [detokenizer.push(token_id) for token_id in range(len(pieces))], detokenizer
 
 
@@ -47,76 +47,76 @@ def test_text_ends_before_the_first_stop_string_however_it_is_cut(
     text: str, stop: list[str], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))) | {0, len(text)})
-    pieces, detokenizer = pushed(stop, *(text[start:end] for start, end in pairwise(cuts)))
+    pieces, detokenizer = push_all(stop, *(text[start:end] for start, end in pairwise(cuts)))
     ends = sorted((text.index(word) + len(word), text.index(word)) for word in stop if word in text)
     assert detokenizer.stopped == bool(ends)
     assert "".join(pieces) + detokenizer.flush() == (text[: ends[0][1]] if ends else text)
 
 
 def test_unfinished_character_waits_for_its_bytes() -> None:
-    pieces, detokenizer = pushed((), b"Zo", b"\xc3", b"\xab!", b"\xf0\x9f", b"\x91", b"\x8d")
+    pieces, detokenizer = push_all((), b"Zo", b"\xc3", b"\xab!", b"\xf0\x9f", b"\x91", b"\x8d")
     assert pieces == ["Zo", "", "ë!", "", "", "👍"]
     assert detokenizer.flush() == ""
 
 
 def test_unfinished_character_at_the_end_becomes_one_mark() -> None:
-    pieces, detokenizer = pushed((), "a", b"\xf0\x9f\x91")
+    pieces, detokenizer = push_all((), "a", b"\xf0\x9f\x91")
     assert pieces == ["a", ""]
     assert (detokenizer.flush(), detokenizer.flush()) == ("\ufffd", "")
 
 
-def test_broken_bytes_do_not_hold_back_what_follows() -> None:
-    assert pushed((), b"\xc3", "a", b"\xff")[0] == ["", "\ufffda", "\ufffd"]
+def test_broken_bytes_do_not_hold_back_the_text_after_them() -> None:
+    assert push_all((), b"\xc3", "a", b"\xff")[0] == ["", "\ufffda", "\ufffd"]
 
 
 def test_stop_string_split_over_tokens() -> None:
-    pieces, detokenizer = pushed(["END"], "one E", "N", "D two", "three")
+    pieces, detokenizer = push_all(["END"], "one E", "N", "D two", "three")
     assert pieces == ["one ", "", "", ""]
     assert detokenizer.stopped
     assert detokenizer.flush() == ""
 
 
 def test_a_false_beginning_is_given_back() -> None:
-    pieces, detokenizer = pushed(["END"], "E", "N", "T", "EN")
+    pieces, detokenizer = push_all(["END"], "E", "N", "T", "EN")
     assert pieces == ["", "", "ENT", ""]
     assert not detokenizer.stopped
     assert detokenizer.flush() == "EN"
 
 
 def test_overlapping_beginnings() -> None:
-    pieces, detokenizer = pushed(["aab"], "a", "a", "a", "b")
+    pieces, detokenizer = push_all(["aab"], "a", "a", "a", "b")
     assert pieces == ["", "", "a", ""]
     assert detokenizer.stopped
 
 
 @pytest.mark.parametrize("cut", [["xab", "c", "d"], ["xabcd"], ["x", "a", "bcd"]])
 def test_first_stop_string_to_end_wins_however_the_text_is_cut(cut: list[str]) -> None:
-    pieces, detokenizer = pushed(["abcd", "bc"], *cut)
+    pieces, detokenizer = push_all(["abcd", "bc"], *cut)
     assert "".join(pieces) == "xa"
     assert detokenizer.stopped
 
 
 def test_stop_at_the_first_token() -> None:
-    pieces, detokenizer = pushed(["."], ".", "a")
+    pieces, detokenizer = push_all(["."], ".", "a")
     assert pieces == ["", ""]
     assert detokenizer.stopped
 
 
 def test_stop_string_of_several_bytes() -> None:
-    pieces, detokenizer = pushed(["ë"], b"Zo", b"\xc3", b"\xabx")
+    pieces, detokenizer = push_all(["ë"], b"Zo", b"\xc3", b"\xabx")
     assert pieces == ["Zo", "", ""]
     assert detokenizer.stopped
 
 
 @pytest.mark.parametrize("stop", [(), ("",)])
 def test_without_a_stop_string_nothing_stops(stop: tuple[str, ...]) -> None:
-    pieces, detokenizer = pushed(stop, "a", "", "b")
+    pieces, detokenizer = push_all(stop, "a", "", "b")
     assert pieces == ["a", "", "b"]
     assert not detokenizer.stopped
 
 
 def test_a_stop_string_completed_by_the_broken_end() -> None:
-    pieces, detokenizer = pushed(["\ufffd"], "a", b"\xc3")
+    pieces, detokenizer = push_all(["\ufffd"], "a", b"\xc3")
     assert pieces == ["a", ""]
     assert detokenizer.flush() == ""
     assert detokenizer.stopped

@@ -1,11 +1,10 @@
-"""The engine around the model: who computes when, and what a stream gets of it."""
+"""The engine around the model: what a stream gets, and when."""
 
 import asyncio
 import gc
 import threading
 import time
 import weakref
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from support import PATIENCE_S, until
 
 from labkit.engine import create_engine
 from labkit.engine.local import LocalEngine
-from labkit.engine.scheduler import Limits
+from labkit.engine.options import Scheduling
 from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Moved, Record
 from labkit.errors import EngineFailed, InvalidRequest, StartError
@@ -45,7 +44,7 @@ async def test_a_stream_has_one_token_a_step_and_ends_once(engine: LocalEngine) 
     assert events[-1] == Finished(21, "length", 20)
 
 
-async def test_the_same_seed_gives_the_same_text_and_another_another(engine: LocalEngine) -> None:
+async def test_a_seed_repeats_a_text_and_another_seed_changes_it(engine: LocalEngine) -> None:
     request = GenerateRequest(prompt="Once upon a time", max_tokens=40, seed=5)
     first, again = (
         text_of(await collect(engine.submit(request))),
@@ -116,7 +115,7 @@ async def test_closing_a_stream_stops_its_work_within_a_step(engine: LocalEngine
     assert engine._core.kv_tokens == 0
 
 
-async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -> None:
+async def test_an_error_in_one_sequence_leaves_the_others_alone(engine: LocalEngine) -> None:
     records: list[Record] = []
     unwatch = engine.watch(records.append)
     broken = engine.submit(GenerateRequest(prompt="Once", max_tokens=30, ignore_eos=True))
@@ -127,7 +126,7 @@ async def test_what_breaks_one_sequence_leaves_the_others(engine: LocalEngine) -
     assert isinstance(broken_events[-1], Failed)
     assert broken_events[-1].code == "engine_failed"
     assert isinstance(sound_events[-1], Finished)
-    await until(lambda: not engine._sequences(), "both are told to be gone")
+    await until(lambda: not engine._sequences(), "both are gone")
     unwatch()
     ends = {r.request: r.state for r in records if isinstance(r, Moved)}
     assert sorted(ends.values()) == ["dropped", "finished"]
@@ -163,13 +162,15 @@ async def test_turning_a_knob_wakes_the_engine() -> None:
     engine.close()
 
 
-def test_threads_that_tune_at_once_undo_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(limits: Limits, **changes: Any) -> Limits:
+def test_threads_that_tune_at_once_do_not_undo_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    within = Scheduling.within
+
+    def slow(scheduling: Scheduling, context: int) -> Scheduling:
         time.sleep(0.05)
-        return replace(limits, **changes)
+        return within(scheduling, context)
 
     engine = LocalEngine()
-    monkeypatch.setattr("labkit.engine.batched.replace", slow)
+    monkeypatch.setattr(Scheduling, "within", slow)
     knobs: list[dict[str, Any]] = [{"budget": 7}, {"memory": "optimistic"}, {"preemption": "swap"}]
     threads = [threading.Thread(target=engine.tune, kwargs=each) for each in knobs]
     for thread in threads:
@@ -195,7 +196,7 @@ async def test_closing_the_engine_ends_its_streams_and_its_thread_and_frees_its_
         engine.submit(GenerateRequest(prompt="Once"))
 
 
-async def test_an_engine_that_is_forgotten_answers_its_readers_and_goes() -> None:
+async def test_an_engine_without_an_owner_answers_its_readers_and_ends() -> None:
     engine = LocalEngine(interval_ms=1)
     thread, stream = (
         engine._thread,
@@ -222,7 +223,7 @@ async def test_a_policy_that_breaks_ends_every_stream_and_says_so(monkeypatch: p
     assert (health["status"], health["reason"]) == ("failed", last.message)
 
 
-async def test_who_is_dropped_by_the_scheduler_is_told_why() -> None:
+async def test_a_dropped_sequence_gives_its_reader_the_reason() -> None:
     engine = LocalEngine(interval_ms=50)
     stream = engine.submit(GenerateRequest(prompt="Once", max_tokens=500))
     await anext(stream)
@@ -234,7 +235,7 @@ async def test_who_is_dropped_by_the_scheduler_is_told_why() -> None:
 
 
 @pytest.mark.parametrize("knobs", [{"speed": 1}, {"interval_ms": float("inf")}, {"interval_ms": "soon"}])
-def test_a_wrong_knob_is_refused_and_nothing_turned(engine: LocalEngine, knobs: dict[str, object]) -> None:
+def test_a_wrong_knob_is_refused_and_no_knob_turns(engine: LocalEngine, knobs: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         engine.tune(**knobs)
     assert engine.interval_ms == 0
@@ -246,18 +247,18 @@ def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["huge", "tiny:size=3", "scripted:tokens=many"])
-def test_a_wrong_engine_says_what_there_is(text: str) -> None:
+def test_a_wrong_engine_is_refused_with_the_right_ones(text: str) -> None:
     with pytest.raises(StartError, match=r"there are|valid integer"):
         create_engine(text)
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("policy=nope", "static, fcfs"),
         ("budget=-1", "greater than or equal to 0"),
-        ("kv_tokens=10", "greater than or equal to 1024"),
-        ("seqs=2,kv_tokens=4096", "less than or equal to 2048"),
+        ("kv_tokens=10", "1024 .one context. to 65536 "),
+        ("seqs=2,kv_tokens=4096", "1024 .one context. to 2048 "),
         ("seqs=0", "greater than or equal to 1"),
         ("memory=none", "'reserve' or 'optimistic'"),
         ("preemption=never", "'recompute' or 'swap'"),
@@ -268,9 +269,9 @@ def test_a_wrong_engine_says_what_there_is(text: str) -> None:
         ("dtype=bfloat16,int8=true", "dtype=float32"),
     ],
 )
-def test_an_option_out_of_range_is_refused(option: str, said: str) -> None:
+def test_an_option_out_of_range_is_refused(option: str, message: str) -> None:
     name = option.rpartition(",")[2].partition("=")[0]
-    with pytest.raises(StartError, match=rf"{name}.*{said}"):
+    with pytest.raises(StartError, match=rf"{name}.*{message}"):
         create_engine(f"tiny:{option}")
 
 
@@ -281,7 +282,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("knobs", [{"kv_tokens": 10}, {"policy": "nope"}, {"budget": -1}, {"seqs": 3}])
-def test_a_knob_out_of_range_is_refused_and_none_turned(engine: LocalEngine, knobs: dict[str, Any]) -> None:
+def test_a_knob_out_of_range_is_refused_and_no_knob_turns(engine: LocalEngine, knobs: dict[str, Any]) -> None:
     before = engine._core.limits
     with pytest.raises(InvalidRequest):
         engine.tune(memory="optimistic", **knobs)

@@ -1,4 +1,4 @@
-"""A Hugging Face model behind the scheduler: its texts are those of `generate`, whoever computes when."""
+"""A Hugging Face model behind the scheduler: in any company its texts are those of `generate`."""
 
 import asyncio
 import json
@@ -107,7 +107,7 @@ def save(folder: Path, model: Any, tokenizer: Any = None) -> Path:
     return folder
 
 
-def made(kind: str, tokenizer: Any) -> Any:
+def model_of(kind: str, tokenizer: Any) -> Any:
     """A model of a kind, with random weights that never choose a special token or a byte."""
     torch.manual_seed(2)
     size = len(tokenizer)
@@ -133,7 +133,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A model and its tokenizer, as `save_pretrained` writes them."""
     make, changes = KINDS[request.param]
     tokenizer = fast(make())
-    model = made(request.param, tokenizer)
+    model = model_of(request.param, tokenizer)
     for name, value in changes.items():
         setattr(model.config, name, value)
     return save(tmp_path_factory.mktemp(request.param), model, tokenizer)
@@ -142,7 +142,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = fast(byte_fallback())
-    return save(tmp_path_factory.mktemp("llama"), made("llama", tokenizer), tokenizer)
+    return save(tmp_path_factory.mktemp("llama"), model_of("llama", tokenizer), tokenizer)
 
 
 @contextmanager
@@ -176,9 +176,9 @@ def generated(folder: Path, prompt: str, max_tokens: int) -> str:
     """What `generate` adds to a prompt, as the tokenizer decodes it."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    asked = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    ids = model.generate(**asked, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)[0].tolist()
-    start = tokenizer.decode(ids[: asked.input_ids.shape[1]], skip_special_tokens=True)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    ids = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)[0].tolist()
+    start = tokenizer.decode(ids[: inputs.input_ids.shape[1]], skip_special_tokens=True)
     return str(tokenizer.decode(ids, skip_special_tokens=True)).removeprefix(start)
 
 
@@ -195,7 +195,7 @@ def test_the_pieces_of_an_answer_are_what_the_tokenizer_decodes(
     vocabulary = HFVocabulary(tokenizer, len(tokenizer))
     prompt = vocabulary.prompt("Once upon")
     start = tokenizer.decode(prompt, skip_special_tokens=True)
-    # bytes at random are no UTF-8, where the number of U+FFFD is anybody's guess
+    # random bytes are not UTF-8, and how many U+FFFD they become is not defined
     whole = [n for n in range(len(tokenizer)) if "\ufffd" not in tokenizer.decode([n])]
     answers = [random.Random(seed).choices(whole, k=30) for seed in range(300)]
     written = [*TEXTS, *PROMPTS, "ö \n <é call> <0x41>"]
@@ -205,7 +205,7 @@ def test_the_pieces_of_an_answer_are_what_the_tokenizer_decodes(
         assert start + pieces.decode() == tokenizer.decode(prompt + ids, skip_special_tokens=True)
 
 
-def test_a_special_token_adds_no_text_and_one_beyond_the_tokenizer_neither() -> None:
+def test_special_tokens_and_ids_beyond_the_tokenizer_add_no_text() -> None:
     tokenizer = fast(byte_level())
     vocabulary = HFVocabulary(tokenizer, 1000)
     assert [vocabulary.token_bytes(token_id) for token_id in (0, 1, 2, 999)] == [b""] * 4
@@ -268,25 +268,25 @@ async def test_an_eviction_frees_memory_and_changes_no_text(
     folder: Path, preemption: str, state: str
 ) -> None:
     options: dict[str, Any] = {"memory": "optimistic", "preemption": preemption, "kv_tokens": CONTEXT}
-    seen: list[trace.Record] = []
-    held: list[int] = []
+    records: list[trace.Record] = []
+    lengths: list[int] = []
     with running(folder, seqs=4, **options) as engine:
         runner = runner_of(engine)
 
         def watch(record: trace.Record) -> None:
-            seen.append(record)
+            records.append(record)
             if isinstance(record, trace.Iteration):
-                held.append(sum(cache.get_seq_length() for cache in runner._caches.values()))
+                lengths.append(sum(cache.get_seq_length() for cache in runner._caches.values()))
 
         engine.watch(watch)
         together = await texts(engine, [ask(prompt, 30) for prompt in PROMPTS])
         assert not runner._store
-    assert any(isinstance(record, trace.Moved) and record.state == state for record in seen)
-    assert max(held) <= CONTEXT
+    assert any(isinstance(record, trace.Moved) and record.state == state for record in records)
+    assert max(lengths) <= CONTEXT
     assert together == [generated(folder, prompt, 30) for prompt in PROMPTS]
 
 
-def test_a_sequence_that_begins_again_begins_afresh(llama: Path) -> None:
+def test_a_sequence_that_starts_again_gets_an_empty_cache(llama: Path) -> None:
     """As one that was evicted does, which may get its slot back in the same iteration."""
     sequence = SampledSequence("once", [5, 6, 7], max_tokens=9, arrival_s=0.0)
     sequence.sampler, sequence.slot = Sampler(temperature=0), 0
@@ -297,18 +297,18 @@ def test_a_sequence_that_begins_again_begins_afresh(llama: Path) -> None:
 
 
 async def test_a_beginning_that_is_cached_changes_no_text(folder: Path) -> None:
-    begun = "the number 16 + 16 is less than 34 or so "
+    beginning = "the number 16 + 16 is less than 34 or so "
     with running(folder, prefix_cache=128) as engine:
-        assert 32 < len(engine.vocabulary.prompt(begun)) < 48
+        assert 32 < len(engine.vocabulary.prompt(beginning)) < 48
         for end in ("nothing", "the end"):
-            request = ask(begun + end, 8)
+            request = ask(beginning + end, 8)
             for _ in range(2):
-                assert await texts(engine, [request]) == [generated(folder, begun + end, 8)]
+                assert await texts(engine, [request]) == [generated(folder, beginning + end, 8)]
         assert engine._core.prefix is not None
         assert engine._core.prefix.hits >= 3 * 32  # all but the first find two blocks or more
 
 
-async def test_who_leaves_or_ends_frees_the_cache(llama: Path) -> None:
+async def test_a_sequence_that_leaves_or_ends_frees_its_cache(llama: Path) -> None:
     with running(llama, interval_ms=5) as engine:
         runner = runner_of(engine)
         stream = engine.submit(ask("Once", 40))
@@ -316,17 +316,17 @@ async def test_who_leaves_or_ends_frees_the_cache(llama: Path) -> None:
             await anext(stream)
         assert len(runner._caches) == 1
         await stream.aclose()
-        await until(lambda: not runner._caches, "the cache of who has left is freed")
+        await until(lambda: not runner._caches, "the cache is freed after the reader leaves")
         await collect(engine.submit(ask("Once", 4)))
-        await until(lambda: not runner._caches, "the cache of who has ended is freed")
+        await until(lambda: not runner._caches, "the cache is freed after the end")
 
 
-async def test_who_leaves_while_swapped_out_frees_the_copy(llama: Path) -> None:
+async def test_a_sequence_that_leaves_while_swapped_out_frees_its_copy(llama: Path) -> None:
     options: dict[str, Any] = {"memory": "optimistic", "preemption": "swap", "kv_tokens": CONTEXT}
     with running(llama, seqs=4, interval_ms=2, **options) as engine:
         runner = runner_of(engine)
         streams = [engine.submit(ask(prompt, 40)) for prompt in PROMPTS]
-        await until(lambda: runner._store, "somebody is swapped out")
+        await until(lambda: runner._store, "a sequence is swapped out")
         for stream in streams:
             await stream.aclose()
         await until(lambda: not runner._store and not runner._caches, "everything is freed")
@@ -346,7 +346,7 @@ async def test_the_context_is_the_limit(llama: Path) -> None:
 
 async def test_the_end_token_ends_a_text_unless_ignored(tmp_path: Path) -> None:
     tokenizer = fast(byte_fallback())
-    model = made("llama", tokenizer)
+    model = model_of("llama", tokenizer)
     model.get_output_embeddings().weight.data[1] = 10 * model.get_output_embeddings().weight.data[300]
     with running(save(tmp_path, model, tokenizer)) as engine:
         events = await collect(engine.submit(ask("Once", 40)))
@@ -359,7 +359,7 @@ async def test_the_end_token_ends_a_text_unless_ignored(tmp_path: Path) -> None:
 
 async def test_each_of_several_end_tokens_ends_a_text(tmp_path: Path) -> None:
     tokenizer = fast(byte_fallback())
-    model = made("llama", tokenizer)
+    model = model_of("llama", tokenizer)
     ends = tokenizer.convert_tokens_to_ids(["</s>", "▁fox", "▁w"])
     for end in ends[1:]:
         model.get_output_embeddings().weight.data[end] *= 2
@@ -398,13 +398,13 @@ def config_only(folder: Path, **fields: Any) -> None:
 
 def without_weights(folder: Path) -> None:
     tokenizer = fast(byte_level())
-    save(folder, made("llama", tokenizer), tokenizer)
+    save(folder, model_of("llama", tokenizer), tokenizer)
     (folder / "model.safetensors").unlink()
 
 
 def pickled(folder: Path) -> None:
     without_weights(folder)
-    torch.save(made("llama", fast(byte_level())).state_dict(), folder / "pytorch_model.bin")
+    torch.save(model_of("llama", fast(byte_level())).state_dict(), folder / "pytorch_model.bin")
 
 
 def cut_off(folder: Path) -> None:
@@ -413,12 +413,12 @@ def cut_off(folder: Path) -> None:
 
 
 def without_tokenizer(folder: Path) -> None:
-    save(folder, made("llama", fast(byte_level())))
+    save(folder, model_of("llama", fast(byte_level())))
 
 
 def headless(folder: Path) -> None:
     tokenizer = fast(byte_level())
-    save(folder, made("llama", tokenizer).model, tokenizer)
+    save(folder, model_of("llama", tokenizer).model, tokenizer)
 
 
 def encoder(folder: Path) -> None:
@@ -457,7 +457,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_no_causal_model_is_said_in_one_line(what: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_causal_model_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
     make, says = BROKEN[what]
     make(tmp_path)
     with pytest.raises(StartError) as error:
@@ -468,7 +468,7 @@ def test_what_is_no_causal_model_is_said_in_one_line(what: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", ["/no/such", "./nowhere", "nobody/nothing", "no such name"])
-def test_no_folder_and_no_network_is_said_in_one_line(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_refused_in_one_line(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(StartError, match=f"^{path}: there is no such folder") as error:
         create_engine(f"hf:{path}")
@@ -477,6 +477,6 @@ def test_no_folder_and_no_network_is_said_in_one_line(path: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("option", ["context=1", "kv_tokens=16", "seqs=0", "policy=none", "prefix_cache=-1"])
-def test_an_option_out_of_range_is_said(llama: Path, option: str) -> None:
+def test_an_option_out_of_range_is_named(llama: Path, option: str) -> None:
     with pytest.raises(StartError, match=option.partition("=")[0]):
         create_engine(f"hf:{llama},{option}")

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: the same streams, and a subprocess that ends when it should."""
+"""An engine in a process of its own: it gives the same streams, and its process ends when it should."""
 
 import asyncio
 import json
@@ -135,8 +135,8 @@ async def test_a_reader_that_leaves_stops_the_work_inside(
 def connected(process: psutil.Process) -> list[object]:
     """The connections that a process and its children hold open, also those that the other end has closed."""
     family = [process, *process.children(recursive=True)]
-    held = {psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT}
-    return [c for p in family for c in p.net_connections("tcp") if c.status in held]
+    open_states = {psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT}
+    return [c for p in family for c in p.net_connections("tcp") if c.status in open_states]
 
 
 async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> None:
@@ -154,7 +154,7 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
         endless.tune(interval_ms=-1)
 
 
-async def test_what_the_engine_inside_refuses_or_breaks_keeps_its_code() -> None:
+async def test_a_refusal_or_failure_of_the_inner_engine_keeps_its_code() -> None:
     engine = IsolatedEngine("scripted:interval_ms=0,fail_after=3")
     events = await collect(engine.submit(request(9)))
     assert text_of(events) == script(3)
@@ -176,13 +176,13 @@ async def test_what_the_engine_inside_refuses_or_breaks_keeps_its_code() -> None
         ("process:scripted:tokens=x", "valid integer"),
     ],
 )
-def test_an_engine_that_cannot_be_made_says_why(inner: str, says: str) -> None:
+def test_an_inner_engine_that_cannot_start_gives_its_reason(inner: str, says: str) -> None:
     with pytest.raises(StartError, match=says) as error:
         IsolatedEngine(inner)
     assert "\n" not in str(error.value)
 
 
-def test_a_subprocess_that_dies_as_it_begins_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_at_its_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(StartError, match="ended as it began"):
         IsolatedEngine("scripted")
@@ -272,7 +272,7 @@ async def test_a_loop_that_ends_leaves_the_engine_to_the_others(endless: Isolate
 
 
 async def test_a_stranger_on_the_port_gets_no_answer_and_does_no_harm(endless: IsolatedEngine) -> None:
-    for said in (
+    for data in (
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"[1]\n",
         b'{"generate": 3}\n',
@@ -280,16 +280,16 @@ async def test_a_stranger_on_the_port_gets_no_answer_and_does_no_harm(endless: I
         b"\0" * 99,
     ):
         with socket.create_connection(("127.0.0.1", endless._port), PATIENCE_S) as sock:
-            sock.sendall(said)
+            sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             assert json.loads(sock.makefile("rb").readline())["type"] == "failed"
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
 
 
 async def test_the_shipped_model_answers_from_there_as_it_does_here() -> None:
-    asked = GenerateRequest(prompt="Once upon a time", max_tokens=12, seed=3, ignore_eos=True)
+    story = GenerateRequest(prompt="Once upon a time", max_tokens=12, seed=3, ignore_eos=True)
     here, there = create_engine("tiny"), create_engine("process:tiny:interval_ms=1")
-    both = await asyncio.gather(collect(here.submit(asked)), collect(there.submit(asked)))
+    both = await asyncio.gather(collect(here.submit(story)), collect(there.submit(story)))
     here.close()
     there.close()
     assert both[0] == both[1]

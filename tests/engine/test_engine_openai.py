@@ -11,8 +11,8 @@ from standin import (
     END,
     HELLO,
     ROLE,
-    Answer,
     Call,
+    Responder,
     ask,
     breaks,
     chunk,
@@ -86,7 +86,7 @@ async def test_the_request_travels_in_openais_words_and_extensions_only_if_set()
     assert (second.body["top_k"], second.body["ignore_eos"], second.body["stop"]) == (40, True, ["\n"])
 
 
-async def test_the_first_model_is_asked_for_once_and_a_named_one_never() -> None:
+async def test_models_are_listed_once_and_not_at_all_for_a_named_model() -> None:
     async with upstream(streams(*HELLO)) as far, engine(far.url) as near:
         for _ in range(2):
             events = await collect(near.submit(GenerateRequest(prompt="hi")))
@@ -99,8 +99,8 @@ async def test_the_first_model_is_asked_for_once_and_a_named_one_never() -> None
 
 
 @pytest.mark.parametrize("then", [hangs, breaks, Call.end])
-async def test_a_finish_reason_is_an_end_whatever_comes_after(
-    then: Answer, monkeypatch: pytest.MonkeyPatch
+async def test_a_finish_reason_ends_the_answer_whatever_follows(
+    then: Responder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openai, "END_S", 0.05)
     events = await ask(streams(ROLE, says("Hello"), END, then=then))
@@ -136,7 +136,7 @@ async def test_a_slow_start_is_waited_for() -> None:
 )
 @pytest.mark.parametrize("leave", [TokenStream.close, TokenStream.cancel])
 async def test_a_reader_that_leaves_disconnects_the_endpoint(
-    answer: Answer, leave: Callable[[TokenStream], None]
+    answer: Responder, leave: Callable[[TokenStream], None]
 ) -> None:
     async with upstream(answer) as far, engine(far.url) as near:
         stream = near.submit(GenerateRequest(prompt="hi"))
@@ -152,7 +152,7 @@ async def test_a_reader_that_leaves_disconnects_the_endpoint(
         await until(lambda: not near._tasks, "its task ends")
 
 
-async def test_a_reader_who_does_not_read_stops_the_reading() -> None:
+async def test_a_stalled_reader_stops_the_reading() -> None:
     count = 40_000
     sent = 0
 

@@ -12,8 +12,8 @@ from standin import (
     END,
     HELLO,
     ROLE,
-    Answer,
     Call,
+    Responder,
     ask,
     breaks,
     chunk,
@@ -46,7 +46,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "answer", [replies(200, b'{"data":[]}'), replies(200, b"<html>"), replies(500, b"Internal Server Error")]
 )
-async def test_without_a_list_of_models_it_is_said_that_one_can_be_named(answer: Answer) -> None:
+async def test_without_a_list_of_models_the_message_suggests_naming_one(answer: Responder) -> None:
     async with upstream(streams(*HELLO)) as far, engine(far.url) as near:
         far.models = answer
         (last,) = await collect(near.submit(GenerateRequest(prompt="hi")))
@@ -68,12 +68,12 @@ async def test_the_key_is_sent_and_never_shown(
     padded = replies(500, b"x" * 290 + KEY.encode())
     middle = streams(ROLE, b'data: {"error":{"message":"bad key %b"}}\n\n' % KEY.encode())
     async with upstream(echoing, padded, middle) as far, engine(far.url) as near:
-        told = [(await collect(near.submit(GenerateRequest(prompt="hi"))))[-1] for _ in range(3)]
+        ends = [(await collect(near.submit(GenerateRequest(prompt="hi"))))[-1] for _ in range(3)]
     assert [call.headers["authorization"] for call in far.posts] == [f"Bearer {KEY}"] * 3
-    assert isinstance(told[0], Failed)
-    assert "environment variable OPENAI_API_KEY" in told[0].message
-    assert "[key]" in told[0].message
-    assert KEY[:8] not in f"{told} {near!r} {caplog.text}"
+    assert isinstance(ends[0], Failed)
+    assert "environment variable OPENAI_API_KEY" in ends[0].message
+    assert "[key]" in ends[0].message
+    assert KEY[:8] not in f"{ends} {near!r} {caplog.text}"
 
 
 def test_a_key_that_no_header_can_carry_is_refused_unshown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unshown(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8001", "ftp://127.0.0.1/v1", "http://", "http://[::1"])
-def test_what_is_no_url_is_refused_with_one_that_is(url: str) -> None:
+def test_a_wrong_url_is_refused_with_a_right_one(url: str) -> None:
     with pytest.raises(InvalidRequest, match=r"http://127\.0\.0\.1:8001/v1"):
         OpenAIEngine(url)
 
@@ -158,7 +158,7 @@ async def test_a_short_retry_after_is_waited_for(status: int) -> None:
     assert len(far.posts) == 2
 
 
-async def test_a_long_retry_after_is_told_and_not_waited_for() -> None:
+async def test_a_long_retry_after_fails_at_once_and_is_named() -> None:
     busy = replies(429, b'{"error":{"message":"slow down"}}', retry_after="31")
     async with upstream(busy) as far, engine(far.url) as near:
         (last,) = await collect(near.submit(GenerateRequest(prompt="hi")))
@@ -200,7 +200,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         (streams(says("He"), b'data: {"choices":[{"delta":{"content":5}}]}\n\n', END, DONE), "no chunk"),
     ],
 )
-async def test_an_answer_that_breaks_off_fails_after_what_has_come(answer: Answer, says: str) -> None:
+async def test_an_answer_that_breaks_off_keeps_its_tokens_and_fails(answer: Responder, says: str) -> None:
     events = await ask(answer)
     assert text_of(events) == ["He"]
     last = events[-1]
@@ -246,7 +246,7 @@ async def test_done_without_a_reason_is_a_failure_even_if_the_body_goes_on(
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8"])
-async def test_what_is_no_event_stream_is_said(kind: str) -> None:
+async def test_an_answer_that_is_no_event_stream_is_named(kind: str) -> None:
     async def answer(call: Call) -> None:
         await call.head(kind=kind)
         await call.send(b'{"message": "cannot stream"}')
@@ -257,7 +257,7 @@ async def test_what_is_no_event_stream_is_said(kind: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [hangs, streams(then=hangs), streams(ROLE, says("He"), then=hangs)])
-async def test_silence_over_the_patience_fails(answer: Answer) -> None:
+async def test_silence_over_the_patience_fails(answer: Responder) -> None:
     failed = await failure(answer, timeout_s=0.2)
     assert failed.code == "engine_failed"
     assert "not a byte in 0.2 s (timeout_s)" in failed.message
@@ -272,7 +272,7 @@ async def test_a_server_that_is_not_there_is_named() -> None:
     assert f"cannot connect to {url}: is the server running?" in last.message
 
 
-async def test_a_reader_that_leaves_while_a_refusal_is_waited_out_is_not_asked_for_again() -> None:
+async def test_no_retry_follows_after_the_reader_has_left() -> None:
     async with upstream(replies(429, b"{}", retry_after="1")) as far, engine(far.url) as near:
         stream = near.submit(GenerateRequest(prompt="hi"))
         await until(lambda: far.posts, "the request has come")

@@ -58,7 +58,7 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
     assert np.abs(drawn / DRAWS - chances).max() < 4 * np.sqrt(0.25 / DRAWS)
 
 
-def test_zero_temperature_is_greedy_whatever_the_rest() -> None:
+def test_zero_temperature_is_greedy_with_any_other_setting() -> None:
     for seed in range(20):
         logits = logits_of(seed=seed)
         best = int(np.argmax(logits.numpy()))
@@ -109,7 +109,7 @@ def test_rows_do_not_change_each_other() -> None:
         ]
 
 
-def test_a_sequence_draws_once_a_token_whoever_is_beside_it() -> None:
+def test_a_sequence_draws_once_a_token_in_any_company() -> None:
     def draws(beside: list[float]) -> list[int]:
         sampler = Sampler(1.0, 0, 1.0, seed=3)
         others = [Sampler(temperature, seed=9) for temperature in beside]
@@ -127,7 +127,7 @@ def test_greedy_takes_the_likeliest_beside_others_and_alone() -> None:
     assert [mixed[0], mixed[2]] == [best[0], best[2]]
 
 
-def test_nobody_is_given_nothing() -> None:
+def test_no_rows_give_no_ids() -> None:
     assert sample(torch.empty(0, 50), []) == []
 
 

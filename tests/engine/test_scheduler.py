@@ -1,4 +1,4 @@
-"""How an iteration is filled: budget, seats and memory, and who makes room for whom."""
+"""How a plan is filled: budget, seats and memory, and which sequence makes room for which."""
 
 from collections.abc import Sequence as Many
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_a_budget_cuts_a_prompt() -> None:
     assert filling.plan.run == [(prompt, 100), (after, 30)]
 
 
-def test_no_policy_evicts_who_computes_or_evicts_for_whom_it_does_not_help() -> None:
+def test_no_sequence_is_evicted_that_computes_or_whose_room_is_not_enough() -> None:
     taken, needs, later = holding(BLOCK), holding(BLOCK), holding(BLOCK)
     filling = Filling(situation([taken, needs, later], limits=Limits(4 * BLOCK, 8, memory="optimistic")))
     filling.fill([taken, needs], victims=[later, needs, taken])
@@ -58,14 +58,14 @@ def test_no_policy_evicts_who_computes_or_evicts_for_whom_it_does_not_help() -> 
     assert filling.plan.evict == [later]
 
 
-def test_a_stalled_reader_makes_room_for_anybody() -> None:
+def test_a_stalled_reader_makes_room_for_any_sequence() -> None:
     stalled, new = holding(BLOCK, stalled=True), Sequence("", [1], 5, 0.0)
     filling = Filling(situation([stalled], [new], Limits(10 * BLOCK, 1)))
     filling.fill([stalled, new])
     assert filling.plan == Plan([(new, 1)], [stalled])
 
 
-def test_nobody_is_evicted_in_vain() -> None:
+def test_no_sequence_is_evicted_where_that_is_not_enough() -> None:
     stalled, big = holding(BLOCK, stalled=True), holding(10 * BLOCK - 1)
     long, short = Sequence("", [1] * 6 * BLOCK, 5, 0.0), Sequence("", [1] * 2 * BLOCK, 5, 0.0)
     limits = Limits(12 * BLOCK, 3, memory="optimistic")
@@ -83,20 +83,20 @@ def test_victims_make_room_for_those_with_kv_alone() -> None:
     assert filling.plan == Plan()
 
 
-def test_what_an_eviction_costs_is_known_from_what_was_measured() -> None:
+def test_the_cost_of_an_eviction_follows_from_the_estimates() -> None:
     sequence = holding(10)
-    known = Estimates(step_s=1.0, prefill_token_s=0.5, swap_token_s=0.125)
-    recompute = replace(situation([sequence]), estimates=known)
+    estimates = Estimates(step_s=1.0, prefill_token_s=0.5, swap_token_s=0.125)
+    recompute = replace(situation([sequence]), estimates=estimates)
     swap = replace(recompute, limits=replace(recompute.limits, preemption="swap"))
     assert (recompute.restore_s(sequence), swap.restore_s(sequence)) == (5.0, 2.5)
 
 
-def test_who_is_out_already_takes_what_is_left_to_bring_it_back() -> None:
+def test_an_evicted_sequence_costs_only_its_way_back() -> None:
     evicted, swapped = holding(10), holding(10)
     evicted.slot = swapped.slot = None
     evicted.computed, swapped.swapped = 0, True
-    known = replace(situation(waiting=[evicted, swapped]), estimates=Estimates(1.0, 0.5, 0.125))
-    assert (known.restore_s(evicted), known.restore_s(swapped)) == (11 * 0.5, 10 * 0.125)
+    now = replace(situation(waiting=[evicted, swapped]), estimates=Estimates(1.0, 0.5, 0.125))
+    assert (now.restore_s(evicted), now.restore_s(swapped)) == (11 * 0.5, 10 * 0.125)
 
 
 ONE, OTHER, NEW, FOREIGN = holding(BLOCK), holding(BLOCK), Sequence("", [1] * 20, 5, 0.0), holding(BLOCK)
@@ -105,7 +105,7 @@ TIGHT = {"memory": "optimistic", "kv_tokens": 4 * BLOCK}
 
 
 @pytest.mark.parametrize(
-    ("plan", "limits", "said"),
+    ("plan", "limits", "message"),
     [
         (Plan([(ONE, 1), (ONE, 1)]), {}, "names a sequence twice"),
         (Plan(evict=[ONE, ONE]), {}, "names a sequence twice"),
@@ -124,10 +124,10 @@ TIGHT = {"memory": "optimistic", "kv_tokens": 4 * BLOCK}
         (Plan([(ONE, 1), (OTHER, 1)]), TIGHT, "takes 80 tokens of KV: kv_tokens is 64"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(plan: Plan, limits: dict[str, Any], said: str) -> None:
-    known = situation([ONE, OTHER, STALLED], [NEW], replace(Limits(100 * BLOCK, 8), **limits))
-    with pytest.raises(ValueError, match=f"policy 'mine' .*{said}"):
-        check(plan, known, "mine")
+def test_an_impossible_plan_is_refused(plan: Plan, limits: dict[str, Any], message: str) -> None:
+    now = situation([ONE, OTHER, STALLED], [NEW], replace(Limits(100 * BLOCK, 8), **limits))
+    with pytest.raises(ValueError, match=f"policy 'mine' .*{message}"):
+        check(plan, now, "mine")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_plan_that_cannot_be_is_refused(plan: Plan, limits: dict[str, Any], sa
         (Plan([(ONE, 1)]), {"budget": 1}),  # fewer than decode: the others wait
         (Plan([(NEW, 20)], [STALLED]), {"seqs": 3}),
         (Plan([(ONE, 1)], [OTHER]), TIGHT),
-        # lowered limits: what is there already may stay
+        # sequences that hold KV may stay after the limits were lowered
         (Plan(), {"kv_tokens": BLOCK, "seqs": 1}),
         (Plan([(ONE, 1)]), {"kv_tokens": BLOCK, "seqs": 1}),
     ],

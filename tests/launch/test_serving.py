@@ -68,8 +68,8 @@ def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> Non
     [
         ("nonsense", r"no engine 'nonsense': there are .*scripted"),
         ("scripted:speed=3", r"no option 'speed': there are .*interval_ms"),
-        ("scripted:tokens=many", r"tokens='many': .*valid integer"),
-        ("scripted:tokens", r"tokens='': .*valid integer"),
+        ("scripted:tokens=many", r"tokens: .*valid integer.* not 'many'"),
+        ("scripted:tokens", r"tokens: .*valid integer.* not ''"),
         ("", r"no engine ''"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The cost model: what it adds up, and that a fit finds what made the measurements."""
+"""The cost model: it adds up its terms, and a fit finds the cost behind measurements."""
 
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ COST = Cost(t0=1e-3, decode=6e-5, prefill=2.5e-5, attend=2e-8, read=4e-7, swap=1
 def loads(count: int, seed: int = 1) -> list[Load]:
     """Iterations as an engine has them: decodes, chunks of prompts, both, and now and then a swap."""
     rng = Random(seed)
-    made: list[Load] = []
+    loads: list[Load] = []
     for _ in range(count):
         decodes = rng.choice([0, 1, 4, 16, 64])
         prefill = rng.choice([0, 0, 16, 128]) if decodes else 128
@@ -22,8 +22,8 @@ def loads(count: int, seed: int = 1) -> list[Load]:
         ends = [rng.randint(20, 300) for _ in range(decodes)]
         attended = sum(ends) + prefill * start + prefill * (prefill + 1) // 2
         kv_tokens = sum(ends) + (start + prefill if prefill else 0)
-        made.append(Load(prefill, decodes, attended, kv_tokens, rng.choice([0, 0, 0, 400])))
-    return made
+        loads.append(Load(prefill, decodes, attended, kv_tokens, rng.choice([0, 0, 0, 400])))
+    return loads
 
 
 def figures(cost: Cost) -> list[float]:
@@ -36,9 +36,9 @@ def test_an_iteration_costs_the_sum_of_its_terms() -> None:
     assert cost.seconds(Load()) == 1
 
 
-def test_fit_finds_the_cost_that_made_the_measurements() -> None:
-    found = fit((load, COST.seconds(load)) for load in loads(300))
-    assert figures(found) == pytest.approx(figures(COST), rel=1e-3)
+def test_fit_finds_the_cost_behind_the_measurements() -> None:
+    cost = fit((load, COST.seconds(load)) for load in loads(300))
+    assert figures(cost) == pytest.approx(figures(COST), rel=1e-3)
 
 
 def test_fit_is_not_led_astray_by_iterations_that_were_held_up() -> None:
@@ -49,8 +49,8 @@ def test_fit_is_not_led_astray_by_iterations_that_were_held_up() -> None:
         held_up = rng.uniform(2, 20) if rng.random() < 0.2 else 1
         return COST.seconds(load) * rng.uniform(0.95, 1.05) * held_up
 
-    found = fit([(load, measured(load)) for load in loads(1_000)])
-    errors = [found.seconds(load) / COST.seconds(load) - 1 for load in loads(200, seed=3)]
+    cost = fit([(load, measured(load)) for load in loads(1_000)])
+    errors = [cost.seconds(load) / COST.seconds(load) - 1 for load in loads(200, seed=3)]
     assert max(map(abs, errors)) < 0.05
 
 
@@ -62,13 +62,13 @@ def test_short_iterations_count_as_much_as_long_ones() -> None:
 
 
 def test_no_term_is_negative_where_plain_least_squares_would_make_it_so() -> None:
-    """Prompts that seem to cost less than nothing, as noise can have it."""
+    """Noise can make prompts seem to cost less than nothing."""
     measured = [(Load(decodes=n), 1e-3 + n * 1e-4) for n in (1, 2, 4, 8)]
     measured += [(Load(decodes=n, prefill=10), 0.9e-3 + n * 1e-4) for n in (1, 2, 4, 8)]
-    found = fit(measured)
-    assert found.prefill == 0
-    assert min(figures(found)) >= 0
-    assert found.decode == pytest.approx(1e-4, rel=0.2)
+    cost = fit(measured)
+    assert cost.prefill == 0
+    assert min(figures(cost)) >= 0
+    assert cost.decode == pytest.approx(1e-4, rel=0.2)
 
 
 def test_nonnegative_least_squares_is_the_best_there_is() -> None:
@@ -77,21 +77,21 @@ def test_nonnegative_least_squares_is_the_best_there_is() -> None:
     zeros = 0
     for _ in range(50):
         terms, aim = rng.normal(size=(20, 4)), rng.normal(size=20)
-        found = _nonnegative(terms, aim)
-        slope = terms.T @ (terms @ found - aim)
-        used = found > 0
-        assert np.abs(slope[used]).max(initial=0) < 1e-9
-        assert slope[~used].min(initial=0) > -1e-9
-        zeros += int((~used).sum())
+        solution = _nonnegative(terms, aim)
+        slope = terms.T @ (terms @ solution - aim)
+        positive = solution > 0
+        assert np.abs(slope[positive]).max(initial=0) < 1e-9
+        assert slope[~positive].min(initial=0) > -1e-9
+        zeros += int((~positive).sum())
     assert zeros > 50, "cases in which it matters"
 
 
-def test_a_term_that_was_never_measured_costs_nothing() -> None:
+def test_a_term_without_measurements_is_0() -> None:
     assert fit([(Load(decodes=n), 1e-3 + n * 1e-4) for n in (1, 2, 4)]).swap == 0
 
 
 @pytest.mark.parametrize("measured", [[], [(Load(decodes=1), 0.0)], [(Load(decodes=1), -1.0)]])
-def test_nothing_measured_is_an_error(measured: list[tuple[Load, float]]) -> None:
+def test_a_fit_without_usable_measurements_is_an_error(measured: list[tuple[Load, float]]) -> None:
     with pytest.raises(ValueError, match="at least one iteration"):
         fit(measured)
 
@@ -102,7 +102,7 @@ def test_a_cost_is_kept_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "cost.json: "),
         ('{"t0": 1}', "decode"),
@@ -110,8 +110,8 @@ def test_a_cost_is_kept_in_a_file(tmp_path: Path) -> None:
         ('{"t0": 1, "decode": 0, "prefill": 0, "attend": 0, "read": 0, "swap": 0, "gpu": 1}', "gpu"),
     ],
 )
-def test_a_file_that_is_no_cost_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_without_a_cost_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "cost.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Cost.load(path)

@@ -52,13 +52,13 @@ def test_one_request_takes_the_time_that_its_iterations_cost() -> None:
     assert [state for _, state in only.states] == ["waiting", "prefill", "decode", "finished"]
 
 
-def test_idle_time_is_passed_over() -> None:
+def test_idle_time_is_skipped() -> None:
     records = simulate([job(0, 4, 2), job(1e6, 4, 2)], "fcfs", ROOMY, FLAT)
     assert [t.token_times_s for t in timelines(records)] == [[1, 2], [1e6 + 1, 1e6 + 2]]
     assert len(iterations(records)) == 4
 
 
-def test_who_comes_during_an_iteration_joins_at_the_next() -> None:
+def test_a_request_that_comes_during_an_iteration_joins_at_the_next() -> None:
     records = simulate([job(0, 4, 4), job(0.5, 4, 1)], "fcfs", ROOMY, FLAT)
     assert [t.token_times_s for t in timelines(records)] == [[1, 2, 3, 4], [2]]
 
@@ -113,8 +113,8 @@ def replace_swap(swap: float) -> Cost:
 def test_recomputing_costs_prompt_tokens_again() -> None:
     limits = Limits(kv_tokens=1024, seqs=16, memory="optimistic", preemption="recompute")
     prompts = sum(len(job.prompt) for job in CROWD)
-    found = iterations(simulate(CROWD, "fcfs", limits, COST))
-    assert sum(i.prefill for i in found) > prompts + 100
+    repeated = iterations(simulate(CROWD, "fcfs", limits, COST))
+    assert sum(i.prefill for i in repeated) > prompts + 100
     assert sum(i.prefill for i in iterations(simulate(CROWD, "fcfs", ROOMY, COST))) == prompts
 
 
@@ -126,22 +126,22 @@ def test_the_prefix_cache_spares_the_tokens_that_prompts_share() -> None:
     assert sum(i.prefill for i in iterations(cached)) == 30 * 84 - 29 * 64
 
 
-def test_the_prefix_cache_takes_no_answer_for_another_s() -> None:
-    """Two of the same prompt: what they answer is not the same, and the cache keeps the blocks of both."""
-    found: list[tuple[int, ...]] = []
+def test_the_prefix_cache_does_not_confuse_two_answers() -> None:
+    """Two requests with one prompt have different answers, and the cache keeps the blocks of both."""
+    answers: list[tuple[int, ...]] = []
 
-    class Watched(Fcfs):
+    class Recording(Fcfs):
         def plan(self, situation: Situation) -> Plan:
-            found.extend(tuple(s.tokens[s.prompt_tokens :]) for s in situation.running if s.generated)
+            answers.extend(tuple(s.tokens[s.prompt_tokens :]) for s in situation.running if s.generated)
             return super().plan(situation)
 
-    simulate([job(0, 8, 3), job(0, 8, 3)], Watched(), ROOMY, COST)
-    assert len({tokens[0] for tokens in found}) == 2
-    assert all(token < 0 for tokens in found for token in tokens)
+    simulate([job(0, 8, 3), job(0, 8, 3)], Recording(), ROOMY, COST)
+    assert len({tokens[0] for tokens in answers}) == 2
+    assert all(token < 0 for tokens in answers for token in tokens)
 
 
-def test_chunked_prefill_spares_those_who_read_the_wait_for_a_long_prompt() -> None:
-    """Six are reading when 900 tokens come: whole they hold everybody up, in chunks each a little."""
+def test_chunked_prefill_spares_readers_the_wait_for_a_long_prompt() -> None:
+    """Six are reading when a prompt of 900 tokens comes: its chunks delay them less than the whole."""
     jobs = [job(0, 10, 200)] * 6 + [job(0.1, 900, 10)]
     whole, chunks = (summarize(simulate(jobs, policy, ROOMY, COST)) for policy in ("fcfs", "sarathi"))
     assert whole.itl_p99_ms is not None and chunks.itl_p99_ms is not None
@@ -173,7 +173,7 @@ def test_an_unknown_policy_is_an_error() -> None:
         simulate([job(0, 1, 1)], "lifo", ROOMY, COST)
 
 
-def test_a_policy_that_lets_nobody_in_is_an_error() -> None:
+def test_a_policy_that_admits_no_request_is_an_error() -> None:
     class Closed(Fcfs):
         name = "closed"
 
@@ -184,7 +184,7 @@ def test_a_policy_that_lets_nobody_in_is_an_error() -> None:
         simulate([job(0, 1, 1), job(3, 1, 1)], Closed(), ROOMY, COST)
 
 
-def test_a_policy_that_wants_more_than_there_is_is_an_error() -> None:
+def test_a_policy_that_exceeds_the_limits_is_an_error() -> None:
     class Greedy(Fcfs):
         name = "greedy"
 
@@ -209,7 +209,7 @@ class Together:
 
 
 def decisions(records: list[Record]) -> list[tuple[object, ...]]:
-    """All that is told of the iterations and the preemptions, but for the times."""
+    """Everything in the records of iterations and preemptions except the times."""
     return [
         (r.request, r.state)
         if isinstance(r, Moved)
@@ -239,20 +239,20 @@ def test_the_simulator_decides_as_the_real_engine_does(policy: str, preemption: 
 
 @pytest.fixture
 def engine() -> Iterator[LocalEngine]:
-    made = LocalEngine()
-    yield made
-    made.close()
+    engine = LocalEngine()
+    yield engine
+    engine.close()
 
 
 def test_a_drive_runs_the_jobs_as_they_are(engine: LocalEngine) -> None:
     jobs = poisson(40, 20, shape=Shape(prompt=Uniform(2, 60), output=Uniform(1, 20)), seed=3)
     records = drive(jobs, engine)
-    found = timelines(records)
-    assert [t.arrival_s for t in found] == [job.arrival_s for job in jobs]
-    assert [t.prompt_tokens for t in found] == [len(job.prompt) for job in jobs]
-    assert [len(t.token_times_s) for t in found] == [job.output_tokens for job in jobs]
-    assert [t.reader_tps for t in found] == [job.reader_tps for job in jobs]
-    assert all(t.finished and t.waits_s[0] > 0 for t in found)
+    requests = timelines(records)
+    assert [t.arrival_s for t in requests] == [job.arrival_s for job in jobs]
+    assert [t.prompt_tokens for t in requests] == [len(job.prompt) for job in jobs]
+    assert [len(t.token_times_s) for t in requests] == [job.output_tokens for job in jobs]
+    assert [t.reader_tps for t in requests] == [job.reader_tps for job in jobs]
+    assert all(t.finished and t.waits_s[0] > 0 for t in requests)
     assert not [thread for thread in threading.enumerate() if thread.name == "labkit-drive"]
 
 
@@ -282,27 +282,27 @@ def test_a_job_beyond_the_context_is_an_error(engine: LocalEngine) -> None:
         drive([job(0, 1_000, 25), job(0, 1_000, 26)], engine)
 
 
-def test_calibration_finds_the_cost_of_a_machine_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_finds_the_cost_of_a_simulated_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workloads, run by the simulator at a known cost, tell every term of that cost apart."""
 
     def simulated(jobs: list[Job], engine: LocalEngine) -> list[Record]:
         return simulate(jobs, engine._core.policy, engine._core.limits, COST)
 
     monkeypatch.setattr(calibration, "drive", simulated)
-    found = calibrate()
-    assert found.error < 0.01
+    result = calibrate()
+    assert result.error < 0.01
     for name in Cost.__struct_fields__:
-        assert getattr(found.cost, name) == pytest.approx(getattr(COST, name), rel=0.05), name
+        assert getattr(result.cost, name) == pytest.approx(getattr(COST, name), rel=0.05), name
 
 
 def test_calibration_measures_the_real_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One decode step takes some time, and 512 tokens of a prompt take more."""
     monkeypatch.setattr(calibration, "WAVES", ((1, 16, 40), (16, 16, 40), (2, 600, 4)))
     monkeypatch.setattr(calibration, "SWAPS", ((4, 300, 200),))
-    found = calibrate()
-    assert found.engine == "tiny" and found.iterations > 150
+    result = calibrate()
+    assert result.engine == "tiny" and result.iterations > 150
     step, prompt = Load(0, 1, 50, 64), Load(512, 0, 512 * 256, 512)
-    assert 0 < found.cost.seconds(step) < found.cost.seconds(prompt)
+    assert 0 < result.cost.seconds(step) < result.cost.seconds(prompt)
 
 
 def test_only_an_engine_with_a_scheduler_can_be_calibrated() -> None:
@@ -310,8 +310,8 @@ def test_only_an_engine_with_a_scheduler_can_be_calibrated() -> None:
         calibrate("scripted")
 
 
-def made_up(**fields: float) -> Prediction:
-    """Right in everything but for these fields."""
+def prediction(**fields: float) -> Prediction:
+    """A prediction that is right in all fields but these."""
     right = Prediction("poisson", 100, 10.0, 10.0, 8.0, 8.0, 2.0, 2.0, 0.0, 0.0)
     return replace(right, **fields)  # type: ignore[arg-type]
 
@@ -333,22 +333,22 @@ def made_up(**fields: float) -> Prediction:
 def test_a_prediction_is_judged_where_the_machine_held_still_and_was_not_used(
     fields: dict[str, float], verdict: str
 ) -> None:
-    assert made_up(**fields).verdict == verdict
+    assert prediction(**fields).verdict == verdict
 
 
 def test_the_benchmark_holds_three_workloads_against_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "calibrate", lambda: Calibration("tiny", COST, 100, 0.1))
-    told: list[str] = []
-    found = bench.measure(policy="fcfs", seqs=16, seconds=0.3, progress=lambda what, done: told.append(what))
-    assert [p.workload for p in found.predictions] == ["poisson", "bursts", "ramp"]
-    assert len(found.calibrations) == 4
-    assert all(p.requests > 0 and p.ttft_p99_s > 0 and p.busy_s <= p.total_s for p in found.predictions)
-    assert all(p.predicted_ttft_p99_s > 0 and p.drift == 0 for p in found.predictions)
-    assert all(0 <= p.others <= 1 for p in found.predictions)
-    assert [what for what in told if "bursts" in what]
+    stages: list[str] = []
+    result = bench.measure(policy="fcfs", seqs=16, seconds=0.3, progress=lambda name, _: stages.append(name))
+    assert [p.workload for p in result.predictions] == ["poisson", "bursts", "ramp"]
+    assert len(result.calibrations) == 4
+    assert all(p.requests > 0 and p.ttft_p99_s > 0 and p.busy_s <= p.total_s for p in result.predictions)
+    assert all(p.predicted_ttft_p99_s > 0 and p.drift == 0 for p in result.predictions)
+    assert all(0 <= p.others <= 1 for p in result.predictions)
+    assert any("bursts" in name for name in stages)
 
 
-def test_what_others_compute_meanwhile_is_seen(engine: LocalEngine) -> None:
+def test_the_work_of_other_processes_is_measured(engine: LocalEngine) -> None:
     """A process beside this one keeps a core busy for a second, in which the engine has little to do."""
     jobs = [job(0, 8, 1), job(1.0, 8, 1)]
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:

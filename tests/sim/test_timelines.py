@@ -53,10 +53,10 @@ def test_timelines_are_in_order_of_arrival() -> None:
     assert [timeline.name for timeline in timelines([late, early])] == ["early", "late"]
 
 
-def test_what_began_before_the_records_is_passed_over() -> None:
-    known, *_ = found = timelines([Moved(9, 0, "decode"), iteration(9, 11, [0, 1]), *RUN])
-    assert len(found) == 2
-    assert known.token_times_s == [11, 12, 16]
+def test_requests_from_before_the_first_record_are_left_out() -> None:
+    first, *others = timelines([Moved(9, 0, "decode"), iteration(9, 11, [0, 1]), *RUN])
+    assert len(others) == 1
+    assert first.token_times_s == [11, 12, 16]
 
 
 def test_summary_of_a_run_by_hand() -> None:
@@ -78,7 +78,7 @@ def test_summary_of_a_run_by_hand() -> None:
 
 
 def test_goodput_counts_what_finished_in_time_and_at_its_reader_s_speed() -> None:
-    """The first had its first token at 1 s, and 2.5 s a token; only a reader slower than that has enough."""
+    """The first gets its first token after 1 s, then one every 2.5 s, which is enough for a slower reader."""
 
     def with_reader(tokens_per_s: float) -> list[Record]:
         return [Arrived(10, 1, "one", 5, 3, tokens_per_s), *RUN[1:]]
@@ -86,12 +86,12 @@ def test_goodput_counts_what_finished_in_time_and_at_its_reader_s_speed() -> Non
     assert summarize(with_reader(0.4)).goodput == pytest.approx(1 / 10)
     assert summarize(with_reader(0.4), ttft_s=0.9).goodput == 0
     assert summarize(with_reader(0.5)).goodput == 0
-    assert summarize(with_reader(0)).goodput == pytest.approx(1 / 10), "he takes all at once: by its TTFT"
+    assert summarize(with_reader(0)).goodput == pytest.approx(1 / 10), "only the TTFT counts"
     unfinished = [record for record in with_reader(0.4) if record != Moved(16, 1, "finished")]
     assert summarize(unfinished).goodput == 0
 
 
-def test_later_first_token_is_forgiven_where_it_is_allowed() -> None:
+def test_a_later_first_token_is_on_time_where_the_objective_allows_it() -> None:
     strict, lenient = summarize(RUN, ttft_s=0.5), summarize(RUN, ttft_s=5)
     assert strict.fluidity is not None and lenient.fluidity is not None
     assert strict.fluidity < 0.5 < lenient.fluidity
@@ -108,7 +108,7 @@ def test_a_burst_of_tokens_is_of_less_use_than_an_even_stream() -> None:
     assert cut.effective_tokens_per_s == pytest.approx(6.5 / 4), "not finished: of 40 that may come"
 
 
-def test_a_request_that_got_nothing_counts_as_nothing_read() -> None:
+def test_a_request_without_tokens_counts_as_unread() -> None:
     run: list[Record] = [*RUN, Arrived(12, 3, "three", 4, 9, 1.0)]
     assert summarize(run).requests == 3
     assert summarize(run).qoe == pytest.approx((10.5 / 13.5 + 7 / 12) / 3)
@@ -116,13 +116,13 @@ def test_a_request_that_got_nothing_counts_as_nothing_read() -> None:
     assert summarize(run).ttft_p99_s == 1
 
 
-def test_without_readers_what_concerns_them_is_undefined() -> None:
+def test_without_readers_their_figures_are_undefined() -> None:
     summary = summarize([Arrived(0, 0, "x", 1, 2, 0.0), iteration(0, 1, [0]), iteration(1, 2, [0])])
     assert (summary.fluidity, summary.qoe, summary.stall_s) == (None, None, None)
     assert summary.effective_tokens_per_s == summary.tokens_per_s == 1
 
 
-def test_summary_of_nothing_has_no_rates() -> None:
+def test_the_summary_of_no_records_has_no_rates() -> None:
     summary = summarize([])
     assert (summary.requests, summary.tokens, summary.total_s, summary.kv_peak) == (0, 0, 0, 0)
     assert (summary.tokens_per_s, summary.ttft_p99_s, summary.goodput, summary.batch) == (None,) * 4

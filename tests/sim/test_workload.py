@@ -26,27 +26,27 @@ def gaps(jobs: workload.Workload) -> list[float]:
 
 def test_poisson_gaps_are_exponential() -> None:
     """Of exponential gaps the mean is 1/rate, and a share of 1 - 1/e is below it."""
-    found = gaps(poisson(4, 10_000, shape=SHORT))
-    assert fmean(found) == pytest.approx(1 / 4, rel=0.05)
-    assert sum(gap < 1 / 4 for gap in found) / len(found) == pytest.approx(0.632, abs=0.02)
+    sample = gaps(poisson(4, 10_000, shape=SHORT))
+    assert fmean(sample) == pytest.approx(1 / 4, rel=0.05)
+    assert sum(gap < 1 / 4 for gap in sample) / len(sample) == pytest.approx(0.632, abs=0.02)
 
 
 def test_bursts_come_together() -> None:
-    made = bursts(3, 10, 7, shape=SHORT)
-    assert arrivals(made) == [0, 0, 0, 10, 10, 10, 20]
+    jobs = bursts(3, 10, 7, shape=SHORT)
+    assert arrivals(jobs) == [0, 0, 0, 10, 10, 10, 20]
 
 
 @pytest.mark.parametrize(("first", "last"), [(2, 10), (10, 2), (0, 12), (6, 6)])
 def test_ramp_goes_from_one_rate_to_the_other(first: float, last: float) -> None:
-    """6,000 requests at 6 a second on average: 1,000 s, of which each tenth is held against the rate then."""
+    """6,000 requests at 6 per second on average take 1,000 s; each tenth is compared with its own rate."""
     times = arrivals(ramp(first, last, 6_000, shape=SHORT))
     for tenth in range(10):
-        came = sum(100 * tenth <= time < 100 * (tenth + 1) for time in times)
+        count = sum(100 * tenth <= time < 100 * (tenth + 1) for time in times)
         expected = 100 * (first + (last - first) * (tenth + 0.5) / 10)
-        assert came == pytest.approx(expected, abs=4 * expected**0.5 + 1)
+        assert count == pytest.approx(expected, abs=4 * expected**0.5 + 1)
 
 
-def test_the_same_seed_makes_the_same_workload_and_another_another() -> None:
+def test_a_seed_repeats_a_workload_and_another_seed_changes_it() -> None:
     assert poisson(4, 50, seed=3) == poisson(4, 50, seed=3)
     assert ramp(1, 4, 50, seed=3) == ramp(1, 4, 50, seed=3)
     first, other = poisson(4, 50, seed=3), poisson(4, 50, seed=4)
@@ -70,33 +70,33 @@ def test_lengths_follow_their_distribution() -> None:
 
 
 def test_requests_have_the_lengths_of_their_shape() -> None:
-    made = poisson(4, 200, shape=SHORT)
-    assert {len(job.prompt) for job in made} == {1, 2, 3, 4}
-    assert {job.output_tokens for job in made} == {2, 3}
+    jobs = poisson(4, 200, shape=SHORT)
+    assert {len(job.prompt) for job in jobs} == {1, 2, 3, 4}
+    assert {job.output_tokens for job in jobs} == {2, 3}
 
 
 def test_readers_are_mixed_by_their_shares() -> None:
-    made = poisson(4, 4_000, shape=replace(SHORT, readers={8: 2, 15: 2, 20: 1}))
-    speeds = Counter(job.reader_tps for job in made)
+    jobs = poisson(4, 4_000, shape=replace(SHORT, readers={8: 2, 15: 2, 20: 1}))
+    speeds = Counter(job.reader_tps for job in jobs)
     shares = {speed: count / 4_000 for speed, count in speeds.items()}
     assert shares == pytest.approx({8: 0.4, 15: 0.4, 20: 0.2}, abs=0.03)
 
 
 def test_a_group_shares_the_first_tokens_and_no_more() -> None:
-    made = poisson(4, 60, shape=Shape(prompt=Uniform(20, 20), groups=2, prefix_tokens=30))
-    heads = {(job.prefix, job.prompt[:30]) for job in made}
+    jobs = poisson(4, 60, shape=Shape(prompt=Uniform(20, 20), groups=2, prefix_tokens=30))
+    heads = {(job.prefix, job.prompt[:30]) for job in jobs}
     assert len(heads) == 2 and {prefix for prefix, _ in heads} == {"group0:30", "group1:30"}
-    assert len({job.prompt[30] for job in made}) > 20
-    assert {len(job.prompt) for job in made} == {50}
+    assert len({job.prompt[30] for job in jobs}) > 20
+    assert {len(job.prompt) for job in jobs} == {50}
 
 
 @pytest.mark.parametrize("name", ["trace.jsonl", "trace.csv"])
 def test_a_file_gives_back_the_workload(tmp_path: Path, name: str) -> None:
-    made = poisson(3, 40, shape=Shape(groups=2, prefix_tokens=16), seed=7)
-    save(made, tmp_path / name)
-    assert load(tmp_path / name, seed=7) == made
-    assert [len(job.prompt) for job in load(tmp_path / name, seed=8)] == [len(job.prompt) for job in made]
-    assert load(tmp_path / name, seed=8) != made
+    jobs = poisson(3, 40, shape=Shape(groups=2, prefix_tokens=16), seed=7)
+    save(jobs, tmp_path / name)
+    assert load(tmp_path / name, seed=7) == jobs
+    assert [len(job.prompt) for job in load(tmp_path / name, seed=8)] == [len(job.prompt) for job in jobs]
+    assert load(tmp_path / name, seed=8) != jobs
 
 
 HEADING = "arrival_s,prompt_tokens,output_tokens,reader_tps"
@@ -115,7 +115,7 @@ GOOD = '{"arrival_s": 1, "prompt_tokens": 2, "output_tokens": 3, "reader_tps": 8
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("nonsense", "malformed"),
         ("[1, 2]", "object"),
@@ -130,15 +130,15 @@ GOOD = '{"arrival_s": 1, "prompt_tokens": 2, "output_tokens": 3, "reader_tps": 8
         (GOOD.replace("}", ', "prefix": "chat:9"}'), "longer than"),
     ],
 )
-def test_a_bad_json_line_is_named(tmp_path: Path, line: str, told: str) -> None:
+def test_a_bad_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
-    with pytest.raises(ValueError, match=f"bad.jsonl, line 3: .*{told}"):
+    with pytest.raises(ValueError, match=f"bad.jsonl, line 3: .*{message}"):
         load(path)
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("1,x,3,8", "prompt_tokens"),
         ("1,2,3", "reader_tps"),
@@ -150,10 +150,10 @@ def test_a_bad_json_line_is_named(tmp_path: Path, line: str, told: str) -> None:
         ("1,2,3,\xff", "reader_tps"),
     ],
 )
-def test_a_bad_csv_row_is_named(tmp_path: Path, row: str, told: str) -> None:
+def test_a_bad_csv_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes(f"{HEADING}\n1,2,3,8\n{row}\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=f"bad.csv, line 3: .*{told}"):
+    with pytest.raises(ValueError, match=f"bad.csv, line 3: .*{message}"):
         load(path)
 
 
@@ -172,14 +172,14 @@ def test_a_file_without_requests_is_an_error(tmp_path: Path, text: str) -> None:
         load(path)
 
 
-def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
+def test_another_kind_of_file_is_an_error(tmp_path: Path) -> None:
     for act in (lambda path: save([], path), load):
         with pytest.raises(ValueError, match=r"name it \.jsonl"):
             act(tmp_path / "trace.txt")
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: poisson(0, 5), "rate"),
         (lambda: poisson(1, 0), "requests"),
@@ -196,6 +196,6 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
         (lambda: Shape(groups=2), "prefix_tokens"),
     ],
 )
-def test_a_workload_that_cannot_be_is_refused(make: "type[object]", told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_impossible_workload_is_refused(make: "type[object]", message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The panel around an engine: what a run leaves behind, and what its knobs do."""
+"""The panel around an engine: the results of a run, and its knobs."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def test_a_second_run_begins_from_nothing_and_the_engine_forgets_the_first(engin
     second = panel.run(timeout=30)
     assert sum(isinstance(r, Arrived) for r in second) == 1
     assert sum(isinstance(r, Arrived) for r in first) == 1
-    assert engine._core.watchers == []
+    assert len(engine._core.watchers) == 0
 
 
 def test_the_knobs_turn_the_engine(engine: LocalEngine) -> None:

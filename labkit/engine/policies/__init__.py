@@ -19,7 +19,7 @@ def create_policy(name: str) -> Policy:
     """Make a policy.
 
     Raises:
-        InvalidRequest: there is none of that name.
+        InvalidRequest: there is no policy of that name.
     """
     if name not in POLICIES:
         raise InvalidRequest(f"policy: {', '.join(POLICIES)}, not {name!r}")

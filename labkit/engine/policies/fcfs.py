@@ -1,4 +1,4 @@
-"""First come, first served, decided anew for every token: continuous batching as in Orca (OSDI 2022)."""
+"""First come, first served, decided for every token: continuous batching as in Orca (OSDI 2022)."""
 
 from itertools import chain
 
@@ -6,7 +6,7 @@ from labkit.engine.scheduler import Filling, Plan, Situation
 
 
 class Fcfs:
-    """Who has finished leaves, who waits joins at once; prompts are read whole unless there is a budget."""
+    """A finished request leaves and a waiting one joins at once. Without a budget, prompts are read whole."""
 
     name = "fcfs"
 

@@ -1,18 +1,18 @@
-"""Prompts first, whole and alone, as early vLLM did: the best TTFT, and long gaps in the answers."""
+"""Prompts first, whole and alone, as in early vLLM: the TTFT is best, and the answers have long gaps."""
 
 from labkit.engine.scheduler import Filling, Plan, Situation
 
 
 class PrefillFirst:
-    """While any prompt that fits is unread, nobody decodes."""
+    """No sequence decodes while there is an unread prompt that fits."""
 
     name = "prefill_first"
 
     def plan(self, situation: Situation) -> Plan:
         filling = Filling(situation)
-        everybody = [*situation.running, *situation.waiting]
-        filling.fill(sequence for sequence in everybody if not sequence.decoding)
+        sequences = [*situation.running, *situation.waiting]
+        filling.fill(sequence for sequence in sequences if not sequence.decoding)
         if not filling.plan.run:
-            going = [sequence for sequence in everybody if sequence.decoding or sequence in filling]
-            filling.fill(going, victims=situation.running[::-1])
+            rest = [sequence for sequence in sequences if sequence.decoding or sequence in filling]
+            filling.fill(rest, victims=situation.running[::-1])
         return filling.plan

@@ -5,13 +5,13 @@ from itertools import chain
 from labkit.engine.scheduler import Filling, Plan, Situation
 
 BUDGET = 128
-"""Tokens of an iteration where the limits set none: a few times the time of a decode step on one core."""
+"""The budget where the limits have none. On one core it takes a few times as long as a decode step."""
 
 
 class Sarathi:
-    """A token budget for each iteration: those who decode, then prompts begun, then new ones.
+    """Spends a token budget in each iteration: first on decodes, then on prompts half read, then on new ones.
 
-    With a budget below the number of those who decode, the latest of them wait until the earliest finish.
+    If the budget is below the number of sequences that decode, the latest wait until the earliest finish.
     """
 
     name = "sarathi"

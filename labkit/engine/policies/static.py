@@ -1,11 +1,11 @@
-"""Static (request-level) batching: a batch is formed once, and nobody joins until its last answer is done."""
+"""Static (request-level) batching: no request joins a batch until the last of its answers ends."""
 
 from labkit.engine.scheduler import Filling, Plan, Situation, room_for
 from labkit.engine.sequence import Sequence
 
 
 class Static:
-    """What serving was before Orca; short answers leave their seats empty while the longest goes on."""
+    """Serving as it was before Orca. The seats of short answers stay empty until the longest answer ends."""
 
     name = "static"
 
@@ -18,9 +18,9 @@ class Static:
         if not self._batch:
             self._batch = list(situation.running) or _first_that_fit(situation)
         filling = Filling(situation)
-        # one who was evicted holds up nobody who has KV
-        going = sorted(self._batch, key=lambda sequence: sequence not in filling)
-        filling.fill(going, victims=self._batch[::-1])
+        # a sequence that was evicted does not hold up those that have KV
+        batch = sorted(self._batch, key=lambda sequence: sequence not in filling)
+        filling.fill(batch, victims=self._batch[::-1])
         return filling.plan
 
 

@@ -1,33 +1,35 @@
 """TokenFlow's buffer-aware preemptive scheduling (arXiv 2510.02758), after its abstract and a reading note.
 
-A reader with enough unread text can do without new tokens for a while, so its sequence can give up its memory
-to one that waits for a first token; it comes back before the reader has run dry.
+A reader with enough unread text needs no new tokens for a while. So its sequence can give up its memory to
+one that waits for a first token, and comes back before the reader runs dry.
 
-What the paper has and this has not: a working set, with a step of its own that says how many requests to
-admit beyond memory (here `QUEUE` bounds them); the reading speed in the ranking (here the unread text alone,
-in seconds); a weighted objective for the swap search (here the least cost of restoring over unread text); and
-copies written ahead, moved while others compute.
+The paper has four things that are left out here: a working set, with a step that says how many requests to
+admit beyond memory (`QUEUE` bounds them here); the reading speed in the ranking (here it is the unread text,
+in seconds); a weighted objective of the swap search (here it is the cost of restoring over the unread text);
+and copies that are written ahead, while others compute.
 """
 
 from labkit.engine.scheduler import Filling, Plan, Situation, room_for
 from labkit.engine.sequence import Sequence
 
 WORTH = 10
-"""How many times what it costs to restore a sequence its absence has to last."""
+"""A sequence is preempted only if it can stay away this many times as long as restoring it takes."""
 
 QUEUE = 3
-"""And how many times what it takes to compute again all who were evicted before: it bounds how many are.
-A queue of those swapped out counts for nothing, since so little time brings them back."""
+"""And this many times as long as recomputing all evicted sequences takes, which bounds how many are evicted.
+Swapped sequences do not count, since they come back in very little time."""
 
 
 class TokenFlow:
-    """Brings back who is about to run dry, then lets in who waits for a first token, at the cost of the full.
+    """Brings back the sequences that are about to run dry, then lets in those that wait for a first token.
+
+    For these it preempts sequences whose readers have much unread text.
 
     Args:
-        margin_s: unread text, in seconds of reading, that is never counted upon.
-        hold_s: how much longer a reader's text must last before its sequence may be preempted: the time until
-            that is decided anew; the longer, the fewer preemptions.
-        search: whether to look for cheaper victims than those whose readers have most.
+        margin_s: a reserve of unread text, in seconds of reading, that preemption leaves untouched.
+        hold_s: how many seconds longer the unread text must last before its sequence may be preempted; the
+            longer, the fewer preemptions.
+        search: whether to look for cheaper victims than those with the most unread text.
     """
 
     name = "tokenflow"
@@ -49,10 +51,10 @@ class TokenFlow:
         return filling.plan
 
     def _coming(self, situation: Situation, budget: int) -> tuple[list[Sequence], list[Sequence]]:
-        """Who needs KV now, the most urgent first, as far as the budget goes; and who could wait."""
-        begun = [s for s in situation.waiting if s.first_s is not None]
-        begun.sort(key=lambda s: s.lead_s(situation.now_s))
-        dry = [s for s in begun if s.lead_s(situation.now_s) < self._needed_s(s, situation)]
+        """The waiting sequences that need KV now, the most urgent first, up to the budget; and the others."""
+        started = [s for s in situation.waiting if s.first_s is not None]
+        started.sort(key=lambda s: s.lead_s(situation.now_s))
+        dry = [s for s in started if s.lead_s(situation.now_s) < self._needed_s(s, situation)]
         new = [s for s in situation.waiting if s.first_s is None][: situation.limits.seqs]
         budget -= sum(sequence.pending for sequence in situation.running if sequence.ready)
         urgent: list[Sequence] = []
@@ -61,21 +63,21 @@ class TokenFlow:
                 break
             urgent.append(sequence)
             budget -= sequence.pending
-        late = set(dry)
-        return urgent, [s for s in begun if s not in late]
+        dry_set = set(dry)
+        return urgent, [s for s in started if s not in dry_set]
 
     def _needed_s(self, sequence: Sequence, situation: Situation) -> float:
-        """How much unread text it takes for a preemption, or for what is left of one, to go unnoticed."""
+        """With how many seconds of unread text a preemption, or the rest of one, goes unnoticed."""
         return self.margin_s + situation.restore_s(sequence) + situation.estimates.step_s
 
     def _safe(self, sequence: Sequence, situation: Situation, queue_s: float) -> bool:
-        """The safety condition, and that the time gained is worth what a preemption costs everybody."""
+        """Whether its reader will not notice a preemption, and the time gained is worth what it costs all."""
         worth_s = WORTH * situation.restore_s(sequence) + QUEUE * queue_s
         least_s = self._needed_s(sequence, situation) + self.hold_s + worth_s
         return sequence.decoding and sequence.lead_s(situation.now_s) > least_s
 
     def _victims(self, situation: Situation, filling: Filling, urgent: list[Sequence]) -> list[Sequence]:
-        """Those of the safe who leave, so that as many of the urgent as possible get in."""
+        """The safe sequences to evict, so that as many urgent ones as possible get in."""
         limits = situation.limits
         evicted = (s for s in situation.waiting if s.first_s is not None and not s.swapped)
         queue_s = sum(situation.restore_s(sequence) for sequence in evicted)
@@ -98,7 +100,7 @@ class TokenFlow:
     def _cheaper(
         self, victims: list[Sequence], safe: list[Sequence], free: int, seats: int, situation: Situation
     ) -> list[Sequence]:
-        """Spare whom it does not take, then swap a victim for somebody safe while that costs less."""
+        """Spare victims that are not needed, then replace victims with cheaper safe sequences."""
 
         def cost(sequence: Sequence) -> float:
             return situation.restore_s(sequence) / sequence.lead_s(situation.now_s)

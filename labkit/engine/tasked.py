@@ -1,4 +1,4 @@
-"""The base of every engine that answers on the reader's own loop, with one asyncio task a request."""
+"""The base of engines that answer on the reader's own loop, with one asyncio task for each request."""
 
 import asyncio
 import time
@@ -6,41 +6,42 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any
 
-from labkit.engine.base import interval_ms as milliseconds
-from labkit.engine.base import turn
+from labkit.engine.options import Options
+from labkit.engine.pacer import Pacer
 from labkit.engine.text_stream import TokenStream
 from labkit.errors import EngineFailed, LabkitError
 from labkit.events import GenerateRequest
 
 
-class RelayedStream(TokenStream):
+class TaskStream(TokenStream):
     """A stream whose task can wait for its reader, and is cancelled when the reader wants no more."""
 
-    def __init__(self, request: GenerateRequest, engine: "RelayedEngine") -> None:
+    def __init__(self, request: GenerateRequest, engine: "TaskEngine") -> None:
         super().__init__(request.request_id or "", stamped=request.stamps, on_room=self._look)
         self.task: asyncio.Task[None] | None = None
         self.tuned = asyncio.Event()
         self._engine = engine
         self._room = asyncio.Event()
-        self._due_s = time.monotonic()
+        self._pacer = Pacer(time.monotonic())
 
     async def ready(self) -> None:
-        """Wait until the next token is due, at the engine's pace after the last, and there is room for it.
+        """Wait until the next token is due, at the engine's pace, and the stream has room for it.
 
-        A stream that lags does not catch up. To be called before the end of the stream only.
+        Call it before each token, and not after the end of the stream.
         """
-        last_s, slept = self._due_s, 0.0
-        while (interval_ms := self._engine.interval_ms) != slept:
-            now = time.monotonic()
-            self._due_s = max(last_s + interval_ms / 1e3, now)
-            await self._sleep(self._due_s - now)
-            slept = interval_ms  # another by now: it was not slept to its end
+        interval_ms, due_s = 0.0, time.monotonic()  # without a pace the token is due now
+        while interval_ms != self._engine.interval_ms:  # the engine may be tuned during the sleep
+            interval_ms, now_s = self._engine.interval_ms, time.monotonic()
+            self._pacer.ask(now_s)
+            due_s = self._pacer.due_s(interval_ms)
+            await self._sleep(due_s - now_s)
+        self._pacer.emitted(due_s)
         while not self.writable:
             self._room.clear()
             await self._room.wait()
 
     async def _sleep(self, seconds: float) -> None:
-        """As `asyncio.sleep`, but only until the engine is tuned."""
+        """Sleep until then, or until the engine is tuned."""
         self.tuned.clear()
         timer = self._loop.call_later(seconds, self.tuned.set)
         try:
@@ -54,8 +55,8 @@ class RelayedStream(TokenStream):
             self.task.cancel()
 
 
-class RelayedEngine(ABC):
-    """Runs `answer` for each request, as a task that ends with its stream, and its stream with it.
+class TaskEngine(ABC):
+    """Runs `answer` for each request as a task. The task ends with its stream, and the stream with its task.
 
     Args:
         name: what the engine is called in messages and on `/health`.
@@ -64,15 +65,15 @@ class RelayedEngine(ABC):
 
     def __init__(self, name: str, interval_ms: float = 0.0) -> None:
         self.name = name
-        self.interval_ms = milliseconds(interval_ms)
+        self.interval_ms = Options.checked({"interval_ms": interval_ms}).interval_ms
         self._closed = False
-        self._tasks: dict[asyncio.Task[None], RelayedStream] = {}
+        self._tasks: dict[asyncio.Task[None], TaskStream] = {}
 
     @abstractmethod
-    async def answer(self, request: GenerateRequest, stream: RelayedStream) -> None:
-        """Fill the stream: `started`, then for each token `ready` and `token`, `finish` as the very last.
+    async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
+        """Fill the stream: `started`, then `ready` and `token` for each token, then `finish`.
 
-        Cancelled when the reader wants no more, so what it holds belongs into `with` or `finally`. A
+        It is cancelled when the reader wants no more, so `with` or `finally` frees what it holds. A
         `LabkitError` ends the stream in a `Failed` of its code, any other exception in `engine_failed`.
         """
 
@@ -83,16 +84,16 @@ class RelayedEngine(ABC):
     def submit(self, request: GenerateRequest) -> TokenStream:
         if self.failed is not None:
             raise EngineFailed(self.failed)
-        stream = RelayedStream(request, self)
+        stream = TaskStream(request, self)
         stream.task = task = asyncio.get_running_loop().create_task(self._run(request, stream))
         self._tasks[task] = stream
         task.add_done_callback(self._tasks.pop)
-        if self._closed:  # just now, by another thread, which may not have seen this stream
+        if self._closed:  # another thread closed the engine just now and may not know this stream
             stream.abort("engine_failed", "the engine was closed")
         return stream
 
     def tune(self, **knobs: Any) -> None:
-        turn(self, {"interval_ms": milliseconds}, knobs)
+        self.interval_ms = Options(self.interval_ms).turned(self.name, knobs).interval_ms
         for task, stream in list(self._tasks.items()):
             with suppress(RuntimeError):  # the loop has ended, and its readers with it
                 task.get_loop().call_soon_threadsafe(stream.tuned.set)
@@ -103,7 +104,7 @@ class RelayedEngine(ABC):
             with suppress(RuntimeError):  # the loop has ended, and its readers with it
                 task.get_loop().call_soon_threadsafe(stream.abort, "engine_failed", "the engine was closed")
 
-    async def _run(self, request: GenerateRequest, stream: RelayedStream) -> None:
+    async def _run(self, request: GenerateRequest, stream: TaskStream) -> None:
         try:
             await self.answer(request, stream)
         except LabkitError as error:
