@@ -15,6 +15,7 @@ import pytest
 from support import PATIENCE_S, connect, script, settled, thread_server, tokens, until
 
 from labkit.background import LoopThread
+from labkit.child import Child
 from labkit.engine import create_engine
 from labkit.engine.isolated import IsolatedEngine
 from labkit.engine.text_stream import TokenStream
@@ -182,17 +183,17 @@ def test_an_engine_that_cannot_be_made_says_why(inner: str, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_subprocess_that_dies_as_it_begins_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subprocess_that_ends_before_it_answers_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(StartError, match="ended as it began"):
+    with pytest.raises(StartError, match=r"the process of engine 'scripted' has ended \(status 1\)"):
         IsolatedEngine("scripted")
 
 
 async def test_death_in_the_middle_fails_the_streams_and_later_requests(
     endless: IsolatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It stays so for a while where a process of many threads is killed, whose sockets are closed already.
-    monkeypatch.setattr(endless._process, "poll", lambda: None)
+    # A killed process of many threads closes its sockets a while before it has ended.
+    monkeypatch.setattr(Child, "running", True)
     streams = [endless.submit(request(60_000)) for _ in range(3)]
     await until(lambda: all(stream.produced > 2 for stream in streams), "tokens come")
     os.kill(endless.pid, signal.SIGKILL)
@@ -209,7 +210,7 @@ async def test_death_in_the_middle_fails_the_streams_and_later_requests(
 
 async def test_death_while_nobody_reads_fails_the_next_request(endless: IsolatedEngine) -> None:
     os.kill(endless.pid, signal.SIGKILL)
-    endless._process.wait(PATIENCE_S)
+    endless._child._process.wait(PATIENCE_S)
     assert endless.failed and "make the engine again" in endless.failed
     with pytest.raises(EngineFailed, match="make the engine again"):
         endless.submit(request(3))
@@ -272,15 +273,9 @@ async def test_a_loop_that_ends_leaves_the_engine_to_the_others(endless: Isolate
 
 
 async def test_a_stranger_on_the_port_gets_no_answer_and_does_no_harm(endless: IsolatedEngine) -> None:
-    for said in (
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"[1]\n",
-        b'{"generate": 3}\n',
-        b"",
-        b"\0" * 99,
-    ):
+    for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"[1]\n", b"3\n", b"", b"\0" * 99):
         with socket.create_connection(("127.0.0.1", endless._port), PATIENCE_S) as sock:
-            sock.sendall(said)
+            sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             assert json.loads(sock.makefile("rb").readline())["type"] == "failed"
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
