@@ -38,9 +38,8 @@ class ProcessServer(Server):
         if self.running:
             return
         options = asdict(replace(self.options, port=self.port))
-        child = Child(f"the {self.name} server", PROGRAM, {**self._order, "options": options})
+        self._child = child = Child(f"the {self.name} server", PROGRAM, {**self._order, "options": options})
         address = child.ready(START_S)
-        self._child = child
         self._opened(address["scheme"], address["port"])
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: the same streams, and a subprocess that ends when it should."""
+"""An engine in a process of its own has the same streams, and its subprocess ends when it should."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ def failed(events: list[Event]) -> Failed:
     return last
 
 
-def gone(pid: int) -> bool:
+def ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -86,7 +86,7 @@ async def test_sampled_is_the_subprocess_s_own_and_queued_is_ours(endless: Isola
     stream = endless.submit(request(60_000, stamps=True))
     await until(lambda: stream.produced > 2, "tokens come")
     stopped_ns = time.monotonic_ns()
-    time.sleep(0.3)  # noqa: ASYNC251 our loop stands still, and the other process does not
+    time.sleep(0.3)  # noqa: ASYNC251 this loop stands still, the other process does not
     again_ns = time.monotonic_ns()
     stamps = [e.stamps for _ in range(60) if isinstance(e := await anext(stream), Token) and e.stamps]
     stream.close()
@@ -98,7 +98,7 @@ async def test_sampled_is_the_subprocess_s_own_and_queued_is_ours(endless: Isola
     assert [event.stamps for event in without if isinstance(event, Token)] == [None, None]
 
 
-async def test_a_reader_who_does_not_read_stops_the_model() -> None:
+async def test_a_reader_that_does_not_read_stops_the_model() -> None:
     engine = IsolatedEngine("scripted:tokens=60000,interval_ms=0")
     stream = engine.submit(request(60_000, stamps=True))
     await until(lambda: stream.produced >= HIGH_WATER - 1, "the buffer fills")
@@ -108,7 +108,7 @@ async def test_a_reader_who_does_not_read_stops_the_model() -> None:
     async with asyncio.timeout(60):
         events = [event async for event in stream]
     before = [e for e in events if isinstance(e, Token) and e.stamps and e.stamps.sampled < read_ns]
-    assert len(before) < 3000, "the rest was sampled once we read on"
+    assert len(before) < 3000, "the rest is sampled after the reader goes on"
     assert len(events) == 60_002
     assert stream.peak <= HIGH_WATER
     engine.close()
@@ -134,7 +134,7 @@ async def test_a_reader_that_leaves_stops_the_work_inside(
 
 
 def connected(process: psutil.Process) -> list[object]:
-    """The connections that a process and its children hold open, also those that the other end has closed."""
+    """Connections that a process and its children hold, also those that the other end has closed."""
     family = [process, *process.children(recursive=True)]
     held = {psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT}
     return [c for p in family for c in p.net_connections("tcp") if c.status in held]
@@ -146,7 +146,9 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
     await until(lambda: isinstance(stream.pop(), Started), "it has begun")
     assert await settled(lambda: stream.produced) == 0
     endless.tune(interval_ms=0)
-    *_, last = await asyncio.wait_for(collect(stream), PATIENCE_S)  # what waits for the old pace goes on
+    *_, last = await asyncio.wait_for(
+        collect(stream), PATIENCE_S
+    )  # a token that waits at the old pace comes at once
     assert isinstance(last, Finished)
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
     with pytest.raises(InvalidRequest, match="no knob 'speed': it has interval_ms"):
@@ -155,7 +157,7 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
         endless.tune(interval_ms=-1)
 
 
-async def test_what_the_engine_inside_refuses_or_breaks_keeps_its_code() -> None:
+async def test_an_error_of_the_engine_inside_keeps_its_code() -> None:
     engine = IsolatedEngine("scripted:interval_ms=0,fail_after=3")
     events = await collect(engine.submit(request(9)))
     assert text_of(events) == script(3)
@@ -177,7 +179,7 @@ async def test_what_the_engine_inside_refuses_or_breaks_keeps_its_code() -> None
         ("process:scripted:tokens=x", "valid integer"),
     ],
 )
-def test_an_engine_that_cannot_be_made_says_why(inner: str, says: str) -> None:
+def test_an_engine_that_cannot_be_made_gives_its_reason(inner: str, says: str) -> None:
     with pytest.raises(StartError, match=says) as error:
         IsolatedEngine(inner)
     assert "\n" not in str(error.value)
@@ -220,7 +222,7 @@ async def test_closing_ends_the_streams_and_the_subprocess(endless: IsolatedEngi
     stream = endless.submit(request(60_000))
     await until(lambda: stream.produced, "tokens come")
     await asyncio.to_thread(endless.close)
-    assert gone(endless.pid)
+    assert ended(endless.pid)
     assert failed(await collect(stream)).code == "engine_failed"
     endless.close()
     with pytest.raises(EngineFailed, match="closed"):
@@ -231,7 +233,7 @@ def test_a_forgotten_engine_ends_its_subprocess() -> None:
     engine = IsolatedEngine("scripted")
     pid = engine.pid
     del engine
-    assert gone(pid)
+    assert ended(pid)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, None])
