@@ -1,4 +1,4 @@
-"""A thread with an event loop of its own: where servers live, and the streams of a notebook."""
+"""A thread with an event loop of its own, for servers and for the streams of a notebook."""
 
 import asyncio
 import concurrent.futures
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's loop where there is one (not on Windows): it halves what a token costs."""
+    """Return a loop of uvloop, which halves what a token costs; on Windows, which has none, of asyncio."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -22,7 +22,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class LoopThread:
     """A daemon thread that runs an event loop until it is closed.
 
-    A notebook's own loop stands still while a cell computes; this one does not.
+    A notebook's own loop stands still while a cell computes. This loop does not.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,14 +32,14 @@ class LoopThread:
         self.thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
-        """Start a coroutine there and return at once."""
+        """Start a coroutine on the loop and return at once."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine there and wait for its result; an interrupt here cancels it there.
+        """Run a coroutine on the loop and return its result. An interrupt of the wait cancels the coroutine.
 
         Raises:
-            TimeoutError: it took longer than `timeout` seconds, and was cancelled.
+            TimeoutError: the coroutine took longer than `timeout` seconds, and is cancelled.
         """
         future = self.submit(coroutine)
         try:
@@ -49,8 +49,8 @@ class LoopThread:
             raise
 
     def close(self, timeout: float = 2.0) -> None:
-        """Cancel what still runs and end the thread; safe to call twice."""
-        if self._closing.acquire(blocking=False):  # by whoever is first, and never given back
+        """Cancel what still runs and end the thread, within some `timeout` seconds. May be called twice."""
+        if self._closing.acquire(blocking=False):  # the first caller takes the lock for good
             self.loop.call_soon_threadsafe(self.loop.stop)
         if self.thread is not threading.current_thread():
             self.thread.join(timeout)

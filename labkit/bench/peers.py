@@ -1,6 +1,6 @@
 """How fast labkit's engine decodes beside its peers: the same weights and prompts, in float32, on one thread.
 
-A peer is a process that is told over a pipe what to generate greedily (`labkit.bench.peer_loop`). In every
+A peer is a process that generates greedily what it is asked for (`labkit/bench/peer_child.py`). In every
 round all are asked, one at a time, in an order that turns, and labkit's rate is divided by each peer's of the
 same round. A rate is of decoding alone: from the first new tokens, when all prompts have been read, to the
 last. It is per second of CPU time, which on one thread is what a clock shows on a quiet machine, and leaves

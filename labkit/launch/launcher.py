@@ -1,9 +1,9 @@
-"""Launching: one call starts a server in a thread or a subprocess, the same handle stops it.
+"""One call starts a server in a thread or a subprocess and returns a handle that stops it.
 
     server = labkit.serve("sse", engine)
     with labkit.serve("sse", "scripted") as server: ...
 
-A cell that is run again starts with `labkit.stop_all()`.
+A notebook's cell that may be run again begins with `labkit.stop_all()`.
 """
 
 import weakref
@@ -36,12 +36,13 @@ def serve(
 
     Args:
         interface: a name (`"sse"`), a server module (`servers.sse`) or its `create`.
-        engine: an engine that several servers may share, or a text such as `"scripted:tokens=64"`, from
-            which the server makes an engine of its own and closes it when it stops.
-        port: 0 takes any free one. A server of this process that holds the port is replaced.
+        engine: an engine, which several servers may share, or a text such as `"scripted:tokens=64"`. From a
+            text the server makes an engine of its own, which it closes when it stops.
+        port: 0 takes any free one. A server of this process that has the port is stopped before.
         flush: the flush policy at the start; `Server.tune` changes it while streams run.
         max_streams: how many answers may be open at once; one more is refused as overloaded.
-        isolation: `"thread"`, in this process, or `"process"`, in one of its own (needs the text form).
+        isolation: `"thread"` runs the server in this process, `"process"` in one of its own, for which
+            `engine` must be a text.
 
     Raises:
         StartError: the port is in use, the weights are missing, the engine has no such option.
@@ -65,7 +66,7 @@ def serve(
 
 
 def stop_all() -> None:
-    """Stop every server and close every engine of this process: the first line of a cell that starts some."""
+    """Stop every server and close every engine that this process has started."""
     for server in list(_started):
         server.stop()
     close_engines()

@@ -1,4 +1,4 @@
-"""What every running server offers, wherever it runs."""
+"""What a running server offers, in whichever thread or process it runs."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class Options:
 
 
 class Server(ABC):
-    """A running server. Stops by `stop()`, at the end of `with`, by `stop_all()`, or with the process.
+    """A running server. It stops by `stop()`, at the end of `with`, by `stop_all()`, or with the process.
 
-    One that nobody holds any more stops too; but a notebook holds what its cells have shown.
+    A server to which no reference is left stops too. A notebook keeps one to what its cells have shown.
     """
 
     def __init__(self, name: str, options: Options) -> None:
@@ -48,13 +48,13 @@ class Server(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start, if it is not running. Raises `StartError`."""
+        """Start the server, unless it runs. Raises `StartError`."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End the open streams, then close the sockets: within a second, unless the process hangs.
+        """End the open streams, then close the sockets; within a second, unless the process hangs.
 
-        Safe to call twice, and from any thread.
+        It may be called twice, and from any thread.
         """
 
     @property
@@ -71,9 +71,9 @@ class Server(ABC):
         """
 
     def ask(self, request: GenerateRequest) -> Recording:
-        """Send one request with this interface's client, wait for the end, return what the client recorded.
+        """Send one request with this interface's client, wait for its end, and return the client's recording.
 
-        Works where a loop already runs, as in a notebook; an interrupt stops the stream.
+        This works where a loop already runs, as in a notebook. An interrupt stops the stream.
 
         Raises:
             Refused, ConnectionLost: as `Client.chunks`.

@@ -37,7 +37,7 @@ class ThreadServer(Server):
 
     @property
     def service(self) -> Service:
-        """The service that this server offers, for whoever wants to look at its streams.
+        """The service behind this server, which knows the open streams.
 
         Raises:
             StartError: the server is not running.
@@ -83,17 +83,17 @@ class ThreadServer(Server):
 
 @cache
 def spare_the_collector() -> None:
-    """Take all objects that exist by now out of later garbage collections, once in a process.
+    """Exclude all objects that exist now from later garbage collections, once in a process.
 
-    A full collection walks every object: 0.1 to 0.3 s in a kernel with torch loaded, in which no thread
-    moves and every stream stalls. Not again later, or it would keep a user's own garbage for ever.
+    A full collection walks every object. With torch loaded this takes 0.1 to 0.3 s, in which no thread runs
+    and every stream stalls. A second call would also exclude a user's garbage, which would stay for ever.
     """
     gc.collect()
     gc.freeze()
 
 
 class _Running:
-    """What a started `ThreadServer` holds, without a reference to it: a forgotten server is collected."""
+    """The parts of a started `ThreadServer`. They have no reference to it, so that it can be collected."""
 
     def __init__(self, engine: Engine | str, options: Options, name: str) -> None:
         self.owned = create_engine(engine) if isinstance(engine, str) else None
@@ -104,20 +104,20 @@ class _Running:
         self._listener: Listener | None = None
 
     async def open(self, create: Create, host: str, port: int) -> int:
-        """Make the server on its own loop and start it; returns the port."""
+        """Make the listener on its loop, start it and return the port."""
         self._listener = create(self.service)
         self.scheme = self._listener.scheme
         return await self._listener.start(host, port)
 
     def stop(self) -> None:
         if threading.current_thread() is self.thread.thread:
-            # Collected on its own loop: it cannot wait for itself.
+            # The server was collected on its own loop, whose thread cannot wait for itself.
             threading.Thread(target=self.stop, daemon=True).start()
             return
         try:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError, RuntimeError):
                 self.thread.run(self._farewell(), timeout=1.0)
-        finally:  # also where the wait was interrupted
+        finally:  # an interrupt of the wait must not skip this
             self.thread.close()
             if self.owned is not None:
                 self.owned.close()

@@ -244,7 +244,7 @@ def test_a_peer_that_breaks_later_says_why(tmp_path: Path) -> None:
     (tmp_path / "peer.py").write_text(PEER.replace('print("not a reply")', "raise ValueError('too much')"))
     with PeerProcess("mine", str(tmp_path / "peer.py")) as peer:
         peer.ready()
-        with pytest.raises(StartError, match="mine ended: ValueError: too much"):
+        with pytest.raises(StartError, match=r"mine: ValueError: too much \(peer\.py, line 8\)"):
             peer.ask(tmp_path, [[1]], 3)
 
 

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: it gives the same streams, and its process ends when it should."""
+"""An engine in a process of its own has the same streams, and its subprocess ends when it should."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import pytest
 from support import PATIENCE_S, connect, script, settled, thread_server, tokens, until
 
 from labkit.background import LoopThread
+from labkit.child import Child
 from labkit.engine import create_engine
 from labkit.engine.isolated import IsolatedEngine
 from labkit.engine.text_stream import TokenStream
@@ -59,7 +60,7 @@ def failed(events: list[Event]) -> Failed:
     return last
 
 
-def gone(pid: int) -> bool:
+def ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -85,7 +86,7 @@ async def test_sampled_is_the_subprocess_s_own_and_queued_is_ours(endless: Isola
     stream = endless.submit(request(60_000, stamps=True))
     await until(lambda: stream.produced > 2, "tokens come")
     stopped_ns = time.monotonic_ns()
-    time.sleep(0.3)  # noqa: ASYNC251 our loop stands still, and the other process does not
+    time.sleep(0.3)  # noqa: ASYNC251 this loop stands still, the other process does not
     again_ns = time.monotonic_ns()
     stamps = [e.stamps for _ in range(60) if isinstance(e := await anext(stream), Token) and e.stamps]
     stream.close()
@@ -97,7 +98,7 @@ async def test_sampled_is_the_subprocess_s_own_and_queued_is_ours(endless: Isola
     assert [event.stamps for event in without if isinstance(event, Token)] == [None, None]
 
 
-async def test_a_reader_who_does_not_read_stops_the_model() -> None:
+async def test_a_reader_that_does_not_read_stops_the_model() -> None:
     engine = IsolatedEngine("scripted:tokens=60000,interval_ms=0")
     stream = engine.submit(request(60_000, stamps=True))
     await until(lambda: stream.produced >= HIGH_WATER - 1, "the buffer fills")
@@ -107,7 +108,7 @@ async def test_a_reader_who_does_not_read_stops_the_model() -> None:
     async with asyncio.timeout(60):
         events = [event async for event in stream]
     before = [e for e in events if isinstance(e, Token) and e.stamps and e.stamps.sampled < read_ns]
-    assert len(before) < 3000, "the rest was sampled once we read on"
+    assert len(before) < 3000, "the rest is sampled after the reader goes on"
     assert len(events) == 60_002
     assert stream.peak <= HIGH_WATER
     engine.close()
@@ -133,7 +134,7 @@ async def test_a_reader_that_leaves_stops_the_work_inside(
 
 
 def connected(process: psutil.Process) -> list[object]:
-    """The connections that a process and its children hold open, also those that the other end has closed."""
+    """Connections that a process and its children hold, also those that the other end has closed."""
     family = [process, *process.children(recursive=True)]
     open_states = {psutil.CONN_ESTABLISHED, psutil.CONN_CLOSE_WAIT}
     return [c for p in family for c in p.net_connections("tcp") if c.status in open_states]
@@ -145,7 +146,9 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
     await until(lambda: isinstance(stream.pop(), Started), "it has begun")
     assert await settled(lambda: stream.produced) == 0
     endless.tune(interval_ms=0)
-    *_, last = await asyncio.wait_for(collect(stream), PATIENCE_S)  # what waits for the old pace goes on
+    *_, last = await asyncio.wait_for(
+        collect(stream), PATIENCE_S
+    )  # a token that waits at the old pace comes at once
     assert isinstance(last, Finished)
     assert text_of(await collect(endless.submit(request(4)))) == script(4)
     with pytest.raises(InvalidRequest, match="no knob 'speed': it has interval_ms"):
@@ -154,7 +157,7 @@ async def test_knobs_turn_inside_while_streams_run(endless: IsolatedEngine) -> N
         endless.tune(interval_ms=-1)
 
 
-async def test_a_refusal_or_failure_of_the_inner_engine_keeps_its_code() -> None:
+async def test_an_error_of_the_engine_inside_keeps_its_code() -> None:
     engine = IsolatedEngine("scripted:interval_ms=0,fail_after=3")
     events = await collect(engine.submit(request(9)))
     assert text_of(events) == script(3)
@@ -176,23 +179,23 @@ async def test_a_refusal_or_failure_of_the_inner_engine_keeps_its_code() -> None
         ("process:scripted:tokens=x", "valid integer"),
     ],
 )
-def test_an_inner_engine_that_cannot_start_gives_its_reason(inner: str, says: str) -> None:
+def test_an_engine_that_cannot_be_made_gives_its_reason(inner: str, says: str) -> None:
     with pytest.raises(StartError, match=says) as error:
         IsolatedEngine(inner)
     assert "\n" not in str(error.value)
 
 
-def test_a_process_that_dies_at_its_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subprocess_that_ends_before_it_answers_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(StartError, match="ended as it began"):
+    with pytest.raises(StartError, match=r"the process of engine 'scripted' has ended \(status 1\)"):
         IsolatedEngine("scripted")
 
 
 async def test_death_in_the_middle_fails_the_streams_and_later_requests(
     endless: IsolatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It stays so for a while where a process of many threads is killed, whose sockets are closed already.
-    monkeypatch.setattr(endless._process, "poll", lambda: None)
+    # A killed process of many threads closes its sockets a while before it has ended.
+    monkeypatch.setattr(Child, "running", True)
     streams = [endless.submit(request(60_000)) for _ in range(3)]
     await until(lambda: all(stream.produced > 2 for stream in streams), "tokens come")
     os.kill(endless.pid, signal.SIGKILL)
@@ -209,7 +212,7 @@ async def test_death_in_the_middle_fails_the_streams_and_later_requests(
 
 async def test_death_while_nobody_reads_fails_the_next_request(endless: IsolatedEngine) -> None:
     os.kill(endless.pid, signal.SIGKILL)
-    endless._process.wait(PATIENCE_S)
+    endless._child._process.wait(PATIENCE_S)
     assert endless.failed and "make the engine again" in endless.failed
     with pytest.raises(EngineFailed, match="make the engine again"):
         endless.submit(request(3))
@@ -219,7 +222,7 @@ async def test_closing_ends_the_streams_and_the_subprocess(endless: IsolatedEngi
     stream = endless.submit(request(60_000))
     await until(lambda: stream.produced, "tokens come")
     await asyncio.to_thread(endless.close)
-    assert gone(endless.pid)
+    assert ended(endless.pid)
     assert failed(await collect(stream)).code == "engine_failed"
     endless.close()
     with pytest.raises(EngineFailed, match="closed"):
@@ -230,7 +233,7 @@ def test_a_forgotten_engine_ends_its_subprocess() -> None:
     engine = IsolatedEngine("scripted")
     pid = engine.pid
     del engine
-    assert gone(pid)
+    assert ended(pid)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, None])
@@ -272,13 +275,7 @@ async def test_a_loop_that_ends_leaves_the_engine_to_the_others(endless: Isolate
 
 
 async def test_a_stranger_on_the_port_gets_no_answer_and_does_no_harm(endless: IsolatedEngine) -> None:
-    for data in (
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"[1]\n",
-        b'{"generate": 3}\n',
-        b"",
-        b"\0" * 99,
-    ):
+    for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"[1]\n", b"3\n", b"", b"\0" * 99):
         with socket.create_connection(("127.0.0.1", endless._port), PATIENCE_S) as sock:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Launching and stopping: one line says what is wrong, a cell can be run again, nothing is left behind."""
+"""Servers start and stop: an error is one line, a cell can run again, and nothing is left behind."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ def taken() -> Iterator[int]:
 
 
 @ISOLATIONS
-def test_port_in_use_is_said_in_one_line(interface: str, isolation: str) -> None:
+def test_port_in_use_is_an_error_of_one_line(interface: str, isolation: str) -> None:
     with taken() as port, pytest.raises(StartError) as error:
         labkit.serve(interface, QUICK, port=port, isolation=isolation)  # type: ignore[arg-type]
     line = one_line(error)
@@ -55,7 +55,7 @@ def test_port_in_use_is_said_in_one_line(interface: str, isolation: str) -> None
 
 
 def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> None:
-    """Two that share a port would each get some of the connections, without a word."""
+    """If two servers could share a port, each would get some of the connections."""
     create = interfaces.server(interface)
     with ThreadServer(interface, create, QUICK, Options()) as first:
         second = ThreadServer(interface, create, QUICK, Options(port=first.port))
@@ -74,13 +74,13 @@ def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> Non
     ],
 )
 @ISOLATIONS
-def test_wrong_engine_is_said_in_one_line(isolation: str, engine: str, says: str) -> None:
+def test_wrong_engine_is_an_error_of_one_line(isolation: str, engine: str, says: str) -> None:
     with pytest.raises(StartError) as error:
         labkit.serve("sse", engine, isolation=isolation)  # type: ignore[arg-type]
     assert re.search(says, one_line(error))
 
 
-def test_wrong_names_are_said_in_one_line() -> None:
+def test_wrong_name_is_an_error_of_one_line() -> None:
     with pytest.raises(StartError, match=r"no interface 'smoke'.*sse"):
         labkit.serve("smoke", QUICK)
     with pytest.raises(InvalidRequest, match="flush policy"):
@@ -111,7 +111,7 @@ def test_engine_of_the_server_is_closed_with_it_and_one_that_is_shared_is_not() 
 
 
 async def test_fixed_port_is_taken_over_by_the_next_server(interface: str) -> None:
-    """A cell that is run again: the old server makes room for the new one."""
+    """A cell runs again: the old server stops, and the new one takes its port."""
     port = free_port()
     first = labkit.serve(interface, QUICK, port=port)
     second = labkit.serve(interface, QUICK, port=port)
@@ -120,7 +120,7 @@ async def test_fixed_port_is_taken_over_by_the_next_server(interface: str) -> No
         assert second.port == port and second.url.endswith(f":{port}")
         await answered(interface, second)
         first.stop()
-        assert second.running, "the old handle has no hold on the new server"
+        assert second.running, "the old handle does not stop the new server"
     finally:
         second.stop()
 
@@ -165,7 +165,7 @@ async def test_cycles_leak_neither_threads_nor_sockets(interface: str) -> None:
         with labkit.serve(interface, QUICK) as server:
             await answered(interface, server)
 
-    for _ in range(2):  # what is made once and kept
+    for _ in range(2):  # the first cycles make some things that stay
         await cycle()
     gc.collect()
     threads, files = threading.active_count(), process.num_fds()
@@ -232,7 +232,7 @@ def test_looks_the_same_whatever_the_port() -> None:
     assert repr(server) == "<sse server, stopped>"
 
 
-def test_stopped_server_says_so() -> None:
+def test_stopped_server_has_no_service() -> None:
     server = thread_server("sse", QUICK)
     server.stop()
     with pytest.raises(StartError, match="sse server is not running"):
@@ -275,7 +275,7 @@ def test_stops_from_any_thread() -> None:
 
 
 async def test_starts_in_a_cell_whose_loop_runs(interface: str) -> None:
-    """A notebook's top-level `await`: the loop runs, and `serve` is called on it."""
+    """A notebook with `await` at its top level calls `serve` on a loop that runs."""
     assert asyncio.get_running_loop().is_running()
     with labkit.serve(interface, QUICK) as server:
         assert server.running
@@ -298,7 +298,7 @@ async def test_ipv6_address_is_answered(isolation: type) -> None:
 
 
 def test_stop_all_stops_what_other_cells_have_left() -> None:
-    """A notebook holds what its cells have shown, so nothing of theirs is ever forgotten."""
+    """A notebook keeps references to what its cells have shown, so those servers are not collected."""
     engine = labkit.create_engine("tiny")
     shown = [labkit.serve("sse", engine), labkit.serve("grpc", QUICK, isolation="process")]
     labkit.stop_all()

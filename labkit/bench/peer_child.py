@@ -1,0 +1,26 @@
+"""What a peer's process runs: it loads the models that it is asked for, and generates.
+
+It imports nothing of labkit, since a peer may live in an environment of its own. A peer's file has
+`PACKAGES`, and `load(folder)`, which returns `generate(prompts, tokens)`.
+"""
+
+import runpy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def work(file: str) -> Iterator[tuple[dict[str, str], Callable[..., dict[str, Any]]]]:
+    """Yield the versions of the peer's packages, and what generates. The last model stays loaded."""
+    peer = runpy.run_path(file)
+    load = lru_cache(maxsize=1)(peer["load"])
+
+    def answer(folder: str, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+        seconds, rows = load(Path(folder))(prompts, tokens)
+        return {"seconds": seconds, "tokens": rows}
+
+    yield {package: version(package) for package in peer["PACKAGES"]}, answer

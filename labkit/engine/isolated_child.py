@@ -1,0 +1,69 @@
+"""What the subprocess of an `IsolatedEngine` runs: its engine, and a port on loopback to ask it at."""
+
+import asyncio
+import gc
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from labkit.background import LoopThread
+from labkit.engine import create_engine
+from labkit.engine.base import Engine
+from labkit.errors import LabkitError
+from labkit.events import Failed, GenerateRequest
+from labkit.wire import native
+
+HOST = "127.0.0.1"
+MAX_REQUEST = 256 * 1024
+SEND_BUFFER = 16 * 1024  # the kernel's default holds thousands of tokens of a reader that stalls
+
+
+@contextmanager
+def work(engine: str) -> Iterator[tuple[dict[str, Any], Callable[..., None]]]:
+    """Make the engine and listen. Yields the engine's name, the port, and the engine's `tune`."""
+    made = create_engine(engine)
+    thread = LoopThread("labkit-isolated")
+    try:
+        gc.collect()
+        gc.freeze()  # a full collection would walk the model's objects, and every stream would wait
+        yield {"name": made.name, "port": thread.run(_listen(made))}, made.tune
+    finally:
+        made.close()
+        thread.close()
+
+
+async def _listen(engine: Engine) -> int:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await _answer(engine, reader, writer)
+        except (OSError, asyncio.CancelledError):  # the parent has left, or this process is about to end
+            pass
+        except LabkitError as error:
+            writer.write(native.to_json(Failed(0, error.code, str(error))) + b"\n")
+        except Exception as error:
+            message = f"{engine.name}: {type(error).__name__}: {error}"
+            writer.write(native.to_json(Failed(0, "engine_failed", message)) + b"\n")
+        finally:
+            writer.close()
+
+    sock = socket.create_server((HOST, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    await asyncio.start_server(connected, sock=sock, limit=MAX_REQUEST, backlog=1024)
+    return int(sock.getsockname()[1])
+
+
+async def _answer(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Submit the request of one connection; write each event as a line, as fast as the parent reads."""
+    stream = engine.submit(GenerateRequest.parse(json.loads(await reader.readline())))
+    writer.transport.set_write_buffer_limits(0)
+    leaving = asyncio.ensure_future(reader.read(1))
+    leaving.add_done_callback(lambda _: stream.close())
+    try:
+        async for event in stream:
+            writer.write(native.to_json(event) + b"\n")
+            await writer.drain()
+    finally:
+        leaving.cancel()
+        stream.close()

@@ -1,0 +1,18 @@
+"""What the subprocess of a `ProcessServer` runs: a server in a thread, whose knobs are the orders."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from labkit import interfaces
+from labkit.launch.server import Options
+from labkit.launch.threaded import ThreadServer
+
+
+@contextmanager
+def work(
+    name: str, create: str, engine: str, options: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], Callable[..., None]]]:
+    """Serve; `create` is the reference of an interface's function. Yields the address and `tune`."""
+    with ThreadServer(name, interfaces.dereference(create), engine, Options(**options)) as server:
+        yield {"scheme": server.url.partition("://")[0], "port": server.port}, server.tune
