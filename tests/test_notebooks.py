@@ -6,6 +6,7 @@ That they run and still show what they say is nbval's part (`make test`).
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,19 +178,14 @@ labkit.stream.TokenStream.token = lossy
 
 
 def nbval(path: Path, **env: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-cell-timeout",
-        "120",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
+    """What pytest prints when nbval runs this notebook."""
+    options = ["--nbval", "--nbval-cell-timeout", "120", "-q", "-rsfx", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, str(path)], capture_output=True, text=True, env={**os.environ, **env}, cwd=path.parent
+        [sys.executable, "-m", "pytest", *options, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        cwd=path.parent,
     )
     return result.stdout
 
@@ -205,3 +201,48 @@ def test_another_seed_fails_a_chapter(tmp_path: Path) -> None:
     assert '\\"seed\\": 3' in source
     path.write_text(source.replace('\\"seed\\": 3', '\\"seed\\": 4'))
     assert " failed" in nbval(path)
+
+
+# Cells, each with the output that is saved in the notebook.
+OTHERS_USE = """from labkit.figures.quiet import Neighbours
+from labkit.lesson import finding
+Neighbours.share = lambda self: {share}"""
+HELD = [
+    (OTHERS_USE.format(share=0.4), ""),
+    ("finding('sooner (by far)', True, ms=3)", "✓ sooner (by far)"),
+    ("finding('sooner (by far)', False, ms=3)", "✓ sooner (by far)"),  # cell 2: inconclusive
+    ("finding('no id is missing', False)", "✓ no id is missing"),  # cell 3: fails
+    (OTHERS_USE.format(share=0.05), ""),
+    ("finding('sooner (by far)', False, ms=3)", "✓ sooner (by far)"),  # cell 5: fails
+    ("from ipywidgets import IntText\nbox = IntText()\nfor n in range(1, 1200): box.value = n", ""),
+    (
+        """import time
+kernel = get_ipython().kernel
+publish = kernel._publish_status
+def late(status, *given, **named):
+    time.sleep(3 * (status == "idle"))
+    publish(status, *given, **named)
+kernel._publish_status = late""",
+        "",
+    ),
+]
+
+
+def test_nbval_holds_chapters_to_their_findings_and_live_cells_to_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "held.ipynb"
+    cells = [saved_cell(source, output) for source, output in HELD]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)  # type: ignore[no-untyped-call]
+    shutil.copy(NOTEBOOKS / "conftest.py", tmp_path)
+    printed = nbval(path)
+    missed = "inconclusive: sooner (by far) — ms 3, others used 40% of the cores"
+    assert re.findall(r"SKIPPED.* held, (Cell \d: .*)", printed) == [f"Cell 2: {missed}"]
+    assert re.findall(r"^FAILED .*::Cell (\d)", printed, re.MULTILINE) == ["3", "5", "6", "7"]
+    assert re.search(r"AssertionError.*not in this run: no id is missing", printed)
+    assert re.search(r"AssertionError.*not in this run: sooner \(by far\) — ms 3", printed)
+    assert re.search(r"the cell published 1,2\d\d messages", printed)
+    assert re.search(r"after the cell's reply came 3\.\d s of silence", printed)
+
+
+def saved_cell(source: str, output: str) -> Any:
+    outputs = [nbformat.v4.new_output("stream", text=f"{output}\n")] if output else []  # type: ignore[no-untyped-call]
+    return nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=1)  # type: ignore[no-untyped-call]
