@@ -1,6 +1,6 @@
-"""The chapters as files: compared for real, readable without a kernel, and with exercises that can be solved.
+"""The chapters as files: enough of each is compared, they read without a kernel, exercises can be solved.
 
-That they run and still show what they say is nbval's part (`make test`).
+nbval itself runs the chapters and compares their outputs (`make test`).
 """
 
 import ast
@@ -39,7 +39,7 @@ def prose(path: Path) -> str:
 
 @every_chapter
 def test_every_cell_was_run_in_order(path: Path) -> None:
-    """Without an execution count nbval compares nothing."""
+    """nbval does not compare a cell that has no execution count."""
     assert [cell.execution_count for cell in code(path)] == list(range(1, len(code(path)) + 1))
 
 
@@ -53,7 +53,7 @@ def test_enough_is_compared_and_nothing_is_skipped(path: Path) -> None:
 
 @every_chapter
 def test_what_is_measured_is_asserted(path: Path) -> None:
-    """Where outputs are ignored, because they hold figures, a finding on them follows."""
+    """nbval ignores outputs that hold figures, so a finding on those figures must follow."""
     sources = [cell.source for cell in code(path)]
     measured = [i for i, cell in enumerate(code(path)) if MEASURED in cell.metadata.get("tags", [])]
     assert measured
@@ -97,8 +97,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
-# Of each exercise: the variable, a right answer, wrong ones (a wrong type, nothing, the placeholder),
-# and what cells it needs, by what they contain.
+# For each exercise: its variable, a right answer, wrong answers (a wrong type, nothing, the placeholder),
+# and the cells that it needs, each by a text in it.
 EXERCISES = {
     "00": (
         "my_n",
@@ -160,7 +160,7 @@ def test_the_exercise_can_be_solved_and_knows_a_wrong_answer(path: Path) -> None
 
 
 def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) -> str:
-    """The last line of what the exercise says to an answer."""
+    """The last line of what the exercise answers, up to its colon."""
     *statements, last = ast.parse(exercise.replace(f"{variable} = ...", f"{variable} = {answer}", 1)).body
     exec(compile(ast.Module(statements, []), "exercise", "exec"), scope)
     assert isinstance(last, ast.Expr)
