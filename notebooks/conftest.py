@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-STRICT = "LABKIT_FINDINGS"
+from labkit.lesson.findings import MODE
+
 # An inconclusive finding of `labkit.lesson` is compared as the finding that it would have been.
 INCONCLUSIVE = (r"(?m)^inconclusive: (.*?) — .*$", r"✓ \1")
 # nbval reads what a cell publishes only after the cell's reply, and then waits 5 s for each message, whatever
@@ -22,7 +23,7 @@ def pytest_runtest_setup(item: Any) -> Generator[None, None, None]:
     """Let the kernel, which starts with a chapter's first cell, inherit that findings are strict."""
     item.parent.sanitize_patterns.update([INCONCLUSIVE])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(STRICT, os.environ.get(STRICT, "strict"))
+        patch.setenv(MODE, os.environ.get(MODE, "strict"))
         yield
 
 
