@@ -1,4 +1,4 @@
-"""Fixtures of all tests: none may leave a thread or a child process behind."""
+"""Fixtures of all tests: no test may leave a thread or a child process behind."""
 
 import gc
 import threading
@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _leaks(threads: set[threading.Thread], children: set[int]) -> list[str]:
+    """What runs now and is not among these."""
     here = set(threading.enumerate()) - threads
     left = [f"thread {thread.name}" for thread in here if thread.name.startswith("labkit-")]
     for child in psutil.Process().children(recursive=True):
@@ -42,7 +43,7 @@ def _leaks(threads: set[threading.Thread], children: set[int]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fails a test after which a thread called `labkit-*` or a child process still runs."""
+    """Fail a test after which a `labkit-*` thread or a child process still runs."""
     threads = set(threading.enumerate())
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
@@ -64,7 +65,7 @@ def bits_kept() -> None:
 
 @pytest.fixture(params=interfaces.names())
 def interface(request: pytest.FixtureRequest) -> str:
-    """Every interface that has a server and a client, whoever's package brought it."""
+    """Each interface that has a server and a client, from any package that is installed."""
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""Helpers of several test files: watched engines, a cable that can be cut, waiting."""
+"""What several test files share: engines that a test can watch, a cable that it can cut, and ways to wait."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ PATIENCE_S = 10.0
 
 
 def ask(max_tokens: int = 24, **fields: Any) -> GenerateRequest:
-    """A request of `max_tokens`; other fields as given, valid or not."""
+    """A request for `max_tokens` tokens. Nothing validates the other fields: a test can send wrong ones."""
     return GenerateRequest.model_construct(**{"prompt": "one two three", "max_tokens": max_tokens, **fields})
 
 
@@ -33,7 +33,7 @@ def script(count: int) -> list[str]:
 
 
 class Watched(ScriptedEngine):
-    """The scripted engine, remembering each stream that it made."""
+    """The scripted engine; it keeps every stream that it started."""
 
     def __init__(self, tokens: int = 256, interval_ms: float = 1.0, fail_after: int | None = None) -> None:
         super().__init__(tokens, interval_ms, fail_after)
@@ -45,7 +45,7 @@ class Watched(ScriptedEngine):
         return stream
 
     def produced(self) -> int:
-        """Tokens of all streams."""
+        """How many tokens all streams together have produced."""
         return sum(stream.produced for stream in self.streams)
 
     async def all_have_begun(self) -> None:
@@ -54,7 +54,7 @@ class Watched(ScriptedEngine):
 
 
 class ByHand:
-    """An engine whose streams the test fills itself."""
+    """An engine whose streams the test fills."""
 
     name = "by hand"
     failed: str | None = None
@@ -74,7 +74,7 @@ class ByHand:
 
 
 def thread_server(interface: str, engine: labkit.Engine | str, **options: Any) -> ThreadServer:
-    """`labkit.serve` in a thread, with the type that shows its service."""
+    """`labkit.serve` in a thread, typed so that a test can reach the server's service."""
     server = labkit.serve(interface, engine, **options)
     assert isinstance(server, ThreadServer)
     return server
@@ -101,7 +101,7 @@ def assert_whole(recording: Recording, count: int) -> None:
 
 
 async def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> float:
-    """Wait until `condition` holds and return the seconds that took; fail with `what` if it never does."""
+    """Wait until `condition` holds; return the seconds that it took, or fail with `what`."""
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < patience_s, f"still not after {patience_s:g} s: {what}"
@@ -111,13 +111,14 @@ async def until(condition: Callable[[], object], what: str, patience_s: float = 
 
 async def settled(value: Callable[[], int], quiet_s: float = 0.25) -> int:
     """Wait until a counter has stood still for `quiet_s` and return it."""
-    start, seen, since = time.monotonic(), value(), time.monotonic()
+    start = since = time.monotonic()
+    count = value()
     while time.monotonic() - since < quiet_s:
         assert time.monotonic() - start < PATIENCE_S, f"still growing: {value()}"
         await asyncio.sleep(0.01)
-        if value() != seen:
-            seen, since = value(), time.monotonic()
-    return seen
+        if value() != count:
+            count, since = value(), time.monotonic()
+    return count
 
 
 async def abandoned(task: "asyncio.Task[Any]") -> None:
@@ -128,7 +129,7 @@ async def abandoned(task: "asyncio.Task[Any]") -> None:
 
 
 async def outcomes(tasks: Iterable["asyncio.Task[Recording]"]) -> list[Recording | BaseException]:
-    """What each task came to; a task that hangs fails the test."""
+    """The result or the exception of each task; a task that hangs fails the test."""
     return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE_S)
 
 
@@ -139,7 +140,7 @@ def free_port() -> int:
 
 
 class Cable:
-    """A TCP relay that can be cut: both ends then see a reset, as from a peer that has died."""
+    """A TCP relay that a test can cut. Both ends then see a reset, as from a peer that died."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -152,7 +153,7 @@ class Cable:
 
 @asynccontextmanager
 async def cable(url: str) -> AsyncIterator[Cable]:
-    """A cable before the server at `url`."""
+    """A cable to the server at `url`; clients connect to the cable's own `url`."""
     scheme, _, target = url.partition("://")
     host, _, port = target.rpartition(":")
     laid = Cable()
@@ -182,7 +183,7 @@ async def cable(url: str) -> AsyncIterator[Cable]:
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `labkit` with these arguments to its end."""
+    """Run `labkit` with these arguments and wait for its end."""
     return subprocess.run(
         [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""What a person meets: real JupyterLab in real Chromium, chapter 00 and its knobs, a schedule that moves."""
+"""What a person sees in JupyterLab and Chromium: chapter 00 and its knobs, and a schedule that moves."""
 
 import json
 import os
@@ -20,20 +20,20 @@ from playwright.sync_api import Locator, Page, TimeoutError
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
 TOKENS = 200
-SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder to leave screenshots in, for whoever wants to look
+SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder for screenshots, if you want to look at them
 
-# Runs in the page: the token counter of one column, every 20 ms.
+# Runs in the page: reads the token counter of one column every 20 ms.
 SAMPLE = """async ([column, ms]) => {
   const counter = document.querySelectorAll(".lk-column")[column].querySelector(".lk-figure");
-  const seen = [], end = performance.now() + ms;
+  const counts = [], end = performance.now() + ms;
   while (performance.now() < end) {
-    seen.push(Number(counter.textContent.replace(",", "")) || 0);
+    counts.push(Number(counter.textContent.replace(",", "")) || 0);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  return seen;
+  return counts;
 }"""
 
-# A cell each: four requests one after the other on a model that takes 20 ms a step, played in twelve seconds.
+# Two cells: four requests one after the other, with 20 ms for each token; the replay takes twelve seconds.
 SCHEDULE = (
     """from labkit.engine.trace import Arrived, Iteration, Moved
 from labkit.widgets import ScheduleView, replay
@@ -48,7 +48,7 @@ view = ScheduleView(kv_limit=100)
 view""",
     "playing = replay(run, view, speed=0.5)",
 )
-# Runs in the page: how many pixels of a canvas have the colour of the legend's place-th state.
+# Runs in the page: counts the pixels of a schedule's canvas that have the colour of a state in its legend.
 PAINTED = """([place, state]) => {
   const view = document.querySelectorAll(".lk-schedule")[place];
   const bar = view.querySelectorAll(".lk-schedule-bar")[state];
@@ -62,7 +62,7 @@ PAINTED = """([place, state]) => {
 }"""
 DECODE, SWAPPED = 2, 5
 
-# A cell each: twelve requests for which there is memory for six, first come, first served.
+# Two cells: twelve requests, memory for six of them, first come, first served.
 PANEL = (
     """import labkit
 from labkit.widgets import EnginePanel
@@ -86,7 +86,7 @@ pytestmark = [
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """`labkit lab` as without a screen, on a copy of the notebooks; yields the chapter's address."""
+    """Run `labkit lab` without a browser on a copy of the notebooks; yield the address of chapter 00."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     config = {"LabApp": {"expose_app_in_browser": True}}
     (tmp_path / "jupyter_lab_config.json").write_text(json.dumps(config))
@@ -164,7 +164,7 @@ def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
     canvas.and_(page.get_by_label("4 finished")).wait_for()
     assert min(painted) > 1000, "nothing is drawn"
 
-    # Shown once more it is drawn from the whole, and the first from what came piece by piece.
+    # A second view is drawn from a snapshot; the first one was drawn piece by piece. Both look the same.
     page.wait_for_function(KERNEL_IS_THERE)
     command(page, "notebook:insert-cell-below")
     command(page, "notebook:enter-edit-mode")
@@ -202,7 +202,10 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
 
 
 def run_all(page: Page, until: Locator) -> None:
-    """Run every cell until this is there; again if JupyterLab, busy opening the notebook, lost the order."""
+    """Run every cell and wait for `until`.
+
+    JupyterLab can lose the command while it opens a notebook, so this tries three times.
+    """
     page.wait_for_function(KERNEL_IS_THERE)
     page.locator(".jp-CodeCell").first.wait_for()
     for _ in range(3):
@@ -211,12 +214,12 @@ def run_all(page: Page, until: Locator) -> None:
             until.wait_for(state="attached", timeout=20_000)
             return
     pytest.fail(
-        "the cells were run thrice, and the notebook shows: " + page.locator(".jp-Notebook").inner_text()
+        "all cells were run three times, and the notebook shows: " + page.locator(".jp-Notebook").inner_text()
     )
 
 
 def command(page: Page, name: str, **options: str) -> None:
-    """Have JupyterLab do something, without waiting for its end."""
+    """Start a command of JupyterLab and return at once."""
     run = "([name, options]) => { window.jupyterapp.commands.execute(name, options); }"
     page.evaluate(run, [name, options])
 
@@ -234,7 +237,7 @@ def write_notebook(path: Path, cells: tuple[str, ...]) -> None:
 
 
 def jumps(counts: list[int]) -> list[int]:
-    """By how much the counter rose, each time it did."""
+    """The steps by which the counter rose."""
     return [later - earlier for earlier, later in pairwise(counts) if later > earlier]
 
 
@@ -252,7 +255,7 @@ def counted(column: Locator) -> int:
 
 
 def finish(page: Page) -> None:
-    """Wait until the last cell has been run: it shows the servers stopped."""
+    """Wait for the output of the last cell, which shows that the servers have stopped."""
     page.locator(".jp-OutputArea-output", has_text="<grpc server, stopped>").wait_for(timeout=60_000)
 
 

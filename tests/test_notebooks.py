@@ -1,11 +1,12 @@
-"""The chapters as files: compared for real, readable without a kernel, and with exercises that can be solved.
+"""The chapters as files: enough of each is compared, they read without a kernel, exercises can be solved.
 
-That they run and still show what they say is nbval's part (`make test`).
+nbval itself runs the chapters and compares their outputs (`make test`).
 """
 
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def prose(path: Path) -> str:
 
 @every_chapter
 def test_every_cell_was_run_in_order(path: Path) -> None:
-    """Without an execution count nbval compares nothing."""
+    """nbval does not compare a cell that has no execution count."""
     assert [cell.execution_count for cell in code(path)] == list(range(1, len(code(path)) + 1))
 
 
@@ -52,7 +53,7 @@ def test_enough_is_compared_and_nothing_is_skipped(path: Path) -> None:
 
 @every_chapter
 def test_what_is_measured_is_asserted(path: Path) -> None:
-    """Where outputs are ignored, because they hold figures, a finding on them follows."""
+    """nbval ignores outputs that hold figures, so a finding on those figures must follow."""
     sources = [cell.source for cell in code(path)]
     measured = [i for i, cell in enumerate(code(path)) if MEASURED in cell.metadata.get("tags", [])]
     assert measured
@@ -96,8 +97,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 WORDS = 'lambda ms: {r: "".join(m.get("text", "") for m in ms if m["request_id"] == r) for r in ("x", "y")}'
-# Of each exercise: the variable, a right answer, wrong ones (a wrong type, nothing, the placeholder),
-# and what cells it needs, by what they contain.
+# For each exercise: its variable, a right answer, wrong answers (a wrong type, nothing, the placeholder),
+# and the cells that it needs, each by a text in it.
 EXERCISES = {
     "00": (
         "my_n",
@@ -159,7 +160,7 @@ def test_the_exercise_can_be_solved_and_knows_a_wrong_answer(path: Path) -> None
 
 
 def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) -> str:
-    """The last line of what the exercise says to an answer."""
+    """The last line of what the exercise answers, up to its colon."""
     *statements, last = ast.parse(exercise.replace(f"{variable} = ...", f"{variable} = {answer}", 1)).body
     exec(compile(ast.Module(statements, []), "exercise", "exec"), scope)
     assert isinstance(last, ast.Expr)
@@ -168,35 +169,35 @@ def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) ->
 
 
 DROP_A_TOKEN = """
-import labkit.stream
-token = labkit.stream.TokenStream.token
-def lossy(self, *given):
-    token(self, *given) if self.produced != 9 else setattr(self, "produced", 10)
-labkit.stream.TokenStream.token = lossy
+from labkit.stream import Stream
+put = Stream.put
+def lossy(self, piece):
+    if piece.id != 9:
+        return put(self, piece)
+    self.produced += 1
+    self.next_id += 1
+Stream.put = lossy
 """
 
 
 def nbval(path: Path, **env: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-cell-timeout",
-        "120",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
+    """What pytest prints when nbval runs this notebook."""
+    options = ["--nbval", "--nbval-cell-timeout", "120", "-q", "-rsfx", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, str(path)], capture_output=True, text=True, env={**os.environ, **env}, cwd=path.parent
+        [sys.executable, "-m", "pytest", *options, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        cwd=path.parent,
     )
     return result.stdout
 
 
 def test_a_lost_token_fails_a_chapter(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(DROP_A_TOKEN)
-    assert " failed" in nbval(NOTEBOOKS / "06_sse.ipynb", PYTHONPATH=str(tmp_path))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    printed = nbval(NOTEBOOKS / "06_sse.ipynb", PYTHONPATH=path)
+    assert "not in this run: not one event was lost or merged on the way" in printed
 
 
 def test_another_seed_fails_a_chapter(tmp_path: Path) -> None:
@@ -205,3 +206,48 @@ def test_another_seed_fails_a_chapter(tmp_path: Path) -> None:
     assert '\\"seed\\": 3' in source
     path.write_text(source.replace('\\"seed\\": 3', '\\"seed\\": 4'))
     assert " failed" in nbval(path)
+
+
+# Cells, each with the output that is saved in the notebook.
+OTHERS_USE = """from labkit.figures.quiet import Neighbours
+from labkit.lesson import finding
+Neighbours.share = lambda self: {share}"""
+HELD = [
+    (OTHERS_USE.format(share=0.4), ""),
+    ("finding('sooner (by far)', True, ms=3)", "✓ sooner (by far)"),
+    ("finding('sooner (by far)', False, ms=3)", "✓ sooner (by far)"),  # cell 2: inconclusive
+    ("finding('no id is missing', False)", "✓ no id is missing"),  # cell 3: fails
+    (OTHERS_USE.format(share=0.05), ""),
+    ("finding('sooner (by far)', False, ms=3)", "✓ sooner (by far)"),  # cell 5: fails
+    ("from ipywidgets import IntText\nbox = IntText()\nfor n in range(1, 1200): box.value = n", ""),
+    (
+        """import time
+kernel = get_ipython().kernel
+publish = kernel._publish_status
+def late(status, *given, **named):
+    time.sleep(3 * (status == "idle"))
+    publish(status, *given, **named)
+kernel._publish_status = late""",
+        "",
+    ),
+]
+
+
+def test_nbval_holds_chapters_to_their_findings_and_live_cells_to_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "held.ipynb"
+    cells = [saved_cell(source, output) for source, output in HELD]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)  # type: ignore[no-untyped-call]
+    shutil.copy(NOTEBOOKS / "conftest.py", tmp_path)
+    printed = nbval(path)
+    missed = "inconclusive: sooner (by far) — ms 3, others used 40% of the cores"
+    assert re.findall(r"SKIPPED.* held, (Cell \d: .*)", printed) == [f"Cell 2: {missed}"]
+    assert re.findall(r"^FAILED .*::Cell (\d)", printed, re.MULTILINE) == ["3", "5", "6", "7"]
+    assert re.search(r"AssertionError.*not in this run: no id is missing", printed)
+    assert re.search(r"AssertionError.*not in this run: sooner \(by far\) — ms 3", printed)
+    assert re.search(r"the cell published 1,2\d\d messages", printed)
+    assert re.search(r"after the cell's reply came 3\.\d s of silence", printed)
+
+
+def saved_cell(source: str, output: str) -> Any:
+    outputs = [nbformat.v4.new_output("stream", text=f"{output}\n")] if output else []  # type: ignore[no-untyped-call]
+    return nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=1)  # type: ignore[no-untyped-call]

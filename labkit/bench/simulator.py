@@ -4,19 +4,16 @@ Each prediction is made from a calibration just before; another just after tells
 fast all the while. Nothing can be said about a prediction for a machine that changed, or that others used.
 """
 
-import os
-import time
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
-
-import psutil
 
 from labkit.bench.rounds import Progress, silent
 from labkit.engine import create_engine
 from labkit.engine.batched import BatchedEngine
 from labkit.engine.scheduler import Limits, blocks
 from labkit.engine.trace import Record
+from labkit.figures.quiet import QUIET, Neighbours
 from labkit.sim.calibrate import Calibration, calibrate
 from labkit.sim.cost import Cost
 from labkit.sim.drive import drive
@@ -25,7 +22,7 @@ from labkit.sim.timelines import summarize, timelines
 from labkit.sim.workload import LogNormal, Shape, Uniform, Workload, bursts, poisson, ramp
 
 TOTAL_TARGET, TTFT_TARGET = 0.15, 0.25
-STEADY, QUIET = 0.1, 0.1
+STEADY = 0.1
 
 SHAPE = Shape(
     prompt=LogNormal(median=64, sigma=0.7, low=8, high=320),
@@ -42,7 +39,7 @@ class Prediction:
 
     `busy_s` is how long there was anything to do: unlike `total_s` it has no pauses between arrivals, which
     are easy to predict. `drift` is how much the machine changed: `busy_s` as predicted by the calibration
-    after over that of the one before, - 1. `others` is the share of all cores that other processes used.
+    after over that of the one before, - 1. `others` is the share of the cores that other processes used.
     """
 
     workload: str
@@ -143,18 +140,10 @@ def _busy_s(records: list[Record]) -> float:
 
 
 def _drive(jobs: Workload, engine: BatchedEngine) -> tuple[list[Record], float]:
-    """The engine's records, and the share of all cores that other processes used meanwhile."""
-    began_s, before_s = time.monotonic(), _cpu_s_of_others()
+    """The engine's records, and the share of the cores that other processes used meanwhile."""
+    neighbours = Neighbours()
     records = drive(jobs, engine)
-    used_s, wall_s = _cpu_s_of_others() - before_s, time.monotonic() - began_s
-    return records, max(0.0, used_s / wall_s / (os.cpu_count() or 1))
-
-
-def _cpu_s_of_others() -> float:
-    times = psutil.cpu_times()
-    # what guests of this machine use is counted in user and nice too
-    resting = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
-    return sum(times) - resting - time.process_time()
+    return records, neighbours.share()
 
 
 def _prediction(

@@ -1,4 +1,4 @@
-"""Exercises of a chapter: each checks itself and takes a wrong answer kindly."""
+"""Exercises of a chapter: they check an answer, and a wrong one never raises."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,24 +18,28 @@ class Lines:
         return self.text
 
 
-def check(answer: T | EllipsisType, conditions: Mapping[str, Callable[[T], bool]]) -> "Lines":
-    """Check an exercise: the answer against each named condition; `...` is one that is not given yet."""
+def check(answer: T | EllipsisType, conditions: Mapping[str, Callable[[T], bool]]) -> Lines:
+    """Check the answer to an exercise against each named condition.
+
+        check(my_n, {"it is a whole number": lambda n: type(n) is int, "it is even": lambda n: n % 2 == 0})
+
+    `...` stands for an answer that is not given yet. A condition that raises does not hold.
+    """
     if isinstance(answer, EllipsisType):
         return Lines("Put your answer in place of ... and run the cell again.")
-    results = [_verdict(name, condition, answer) for name, condition in conditions.items()]
-    lines = [line for _, line in results]
-    solved = all(passed for passed, _ in results)
-    return Lines("\n".join([*lines, "Solved." if solved else "Not yet: change it and run again."]))
+    verdicts = [_verdict(name, condition, answer) for name, condition in conditions.items()]
+    conclusion = "Solved." if all(holds for holds, _ in verdicts) else "Not yet: change it and run again."
+    return Lines("\n".join([*(line for _, line in verdicts), conclusion]))
 
 
 def _verdict(name: str, condition: Callable[[T], bool], answer: T) -> tuple[bool, str]:
     try:
-        passed, why = bool(condition(answer)), ""
-    except Exception as error:  # a wrong answer, not a broken chapter
-        passed, why = False, f"  ({type(error).__name__}: {error})"
-    return passed, f"{'✓' if passed else '✗'} {name}{why}"
+        holds, reason = bool(condition(answer)), ""
+    except Exception as error:  # The answer is wrong; the chapter is not broken.
+        holds, reason = False, f"  ({type(error).__name__}: {error})"
+    return holds, f"{'✓' if holds else '✗'} {name}{reason}"
 
 
-def lines(items: Iterable[object]) -> "Lines":
-    """Show one item a line."""
+def lines(items: Iterable[object]) -> Lines:
+    """Show each item on its own line."""
     return Lines("\n".join(str(item) for item in items))

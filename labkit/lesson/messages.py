@@ -1,4 +1,4 @@
-"""A WebSocket that a chapter speaks by hand."""
+"""A WebSocket on which a chapter sends and receives raw messages."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 
 
 class Messages:
-    """A WebSocket on which a chapter sends and receives JSON by hand, without labkit's client."""
+    """JSON messages to and from a WebSocket server, without labkit's client."""
 
     def __init__(self, url: str) -> None:
         self._stack = ExitStack()
@@ -24,7 +24,11 @@ class Messages:
         self._socket.send(json.dumps(message))
 
     def receive(self, count: int) -> list[dict[str, Any]]:
-        """The next messages, at least `count`: a frame may bring several."""
+        """Wait for at least `count` messages; there may be more, since one frame can bring several.
+
+        Raises:
+            TimeoutError: nothing came for 30 s.
+        """
         received: list[dict[str, Any]] = []
         while len(received) < count:
             frame = json.loads(self._socket.recv(timeout=30))
@@ -32,7 +36,7 @@ class Messages:
         return received
 
     def until_end(self, *request_ids: str) -> list[dict[str, Any]]:
-        """The messages up to the last of these requests' terminal events."""
+        """Wait for the end of each of these requests, and return all messages up to the last one's."""
         waiting = set(request_ids)
         received: list[dict[str, Any]] = []
         while waiting:
