@@ -252,7 +252,7 @@ def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
 
 def test_doctor_finds_weights_that_are_missing_or_cut_short(tmp_path: Path) -> None:
     assert [check.state for check in doctor.weights(tmp_path)] == ["missing"]
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     whole = (doctor.WEIGHTS / "text.safetensors").read_bytes()
     for size, state in ((len(whole), "ok"), (len(whole) // 2, "missing"), (0, "missing")):
         (tmp_path / "text.safetensors").write_bytes(whole[:size])

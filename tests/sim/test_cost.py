@@ -112,6 +112,6 @@ def test_a_cost_is_kept_in_a_file(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_cost_is_named(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "cost.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=told):
         Cost.load(path)
