@@ -259,6 +259,17 @@ def test_doctor_finds_weights_that_are_missing_or_cut_short(tmp_path: Path) -> N
         assert [check.state for check in doctor.weights(tmp_path)] == [state]
 
 
+def test_a_terminal_without_unicode_shows_the_rest() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "labkit", "doctor"],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"the core can run" in result.stdout
+
+
 def test_an_interface_that_nobody_knows_has_an_example_too() -> None:
     assert (
         terminal.example("pigeon", "coo://h:1") == "labkit stream pigeon 'Once upon a time' --url coo://h:1"
