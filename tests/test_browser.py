@@ -89,7 +89,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     """Run `labkit lab` without a browser on a copy of the notebooks; yield the address of chapter 00."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     config = {"LabApp": {"expose_app_in_browser": True}}
-    (tmp_path / "jupyter_lab_config.json").write_text(json.dumps(config))
+    (tmp_path / "jupyter_lab_config.json").write_text(json.dumps(config), encoding="utf-8")
     command = [sys.executable, "-m", "labkit", "lab", "--no-browser", "--notebooks", f"{tmp_path}/notebooks"]
     env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
@@ -233,7 +233,7 @@ def write_notebook(path: Path, cells: tuple[str, ...]) -> None:
         "metadata": kernel,
         "cells": [{**code, "id": f"cell-{place}", "source": cell} for place, cell in enumerate(cells)],
     }
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def jumps(counts: list[int]) -> list[int]:

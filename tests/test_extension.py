@@ -110,10 +110,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which the toy package is installed, from a temporary directory."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "toy").mkdir()
-    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     (folder / "toy" / "__init__.py").touch()
-    (folder / "toy" / "server.py").write_text(SERVER)
-    (folder / "toy" / "client.py").write_text(CLIENT)
+    (folder / "toy" / "server.py").write_text(SERVER, encoding="utf-8")
+    (folder / "toy" / "client.py").write_text(CLIENT, encoding="utf-8")
     site = folder / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", str(site), str(folder)], check=True)
@@ -137,7 +137,7 @@ def test_compare_takes_it_up(environment: dict[str, str], tmp_path: Path) -> Non
     result = run(environment, "labkit", "compare", *options)
     assert result.returncode == 0, result.stderr
     assert "jsonlines" in result.stdout
-    assert "jsonlines" in json.dumps(json.loads(out.read_text()))
+    assert "jsonlines" in json.dumps(json.loads(out.read_text(encoding="utf-8")))
 
 
 def test_stream_serves_and_reads_it(environment: dict[str, str]) -> None:

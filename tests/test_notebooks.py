@@ -194,7 +194,7 @@ def nbval(path: Path, **env: str) -> str:
 
 
 def test_a_lost_token_fails_a_chapter(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DROP_A_TOKEN)
+    (tmp_path / "sitecustomize.py").write_text(DROP_A_TOKEN, encoding="utf-8")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     printed = nbval(NOTEBOOKS / "06_sse.ipynb", PYTHONPATH=path)
     assert "not in this run: not one event was lost or merged on the way" in printed
@@ -202,9 +202,9 @@ def test_a_lost_token_fails_a_chapter(tmp_path: Path) -> None:
 
 def test_another_seed_fails_a_chapter(tmp_path: Path) -> None:
     path = tmp_path / "changed.ipynb"
-    source = (NOTEBOOKS / "03_rest.ipynb").read_text()
+    source = (NOTEBOOKS / "03_rest.ipynb").read_text(encoding="utf-8")
     assert '\\"seed\\": 3' in source
-    path.write_text(source.replace('\\"seed\\": 3', '\\"seed\\": 4'))
+    path.write_text(source.replace('\\"seed\\": 3', '\\"seed\\": 4'), encoding="utf-8")
     assert " failed" in nbval(path)
 
 

@@ -90,7 +90,7 @@ def write_gguf(folder: Path, path: Path) -> None:
 
     It has no tokenizer: token ids go in and come out.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     heads, base = config["num_attention_heads"], config["rope_theta"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_vocab_size(config["vocab_size"])

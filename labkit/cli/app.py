@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,9 @@ app = typer.Typer(
 def main() -> None:
     # gRPC's core writes log lines of its own about what labkit reports as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A character that the terminal cannot show becomes a question mark, where Python would raise.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app(prog_name="labkit")
 
 

@@ -64,7 +64,10 @@ def pins(path: Path) -> dict[str, str]:
     """The versions in a constraints file; none where there is no file."""
     if not path.exists():
         return {}
-    pairs = (line.split("#")[0].split(";")[0].partition("==") for line in path.read_text().splitlines())
+    pairs = (
+        line.split("#")[0].split(";")[0].partition("==")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    )
     return {_normal(name): version.strip() for name, _, version in pairs if version}
 
 

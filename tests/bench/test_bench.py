@@ -114,7 +114,7 @@ def test_bench_writes_machine_parameters_rounds_and_medians(tmp_path: Path) -> N
     result = command("bench", "transport", "--quick", "--interfaces", "sse", "--json", str(path))
     assert result.returncode == 0, result.stderr
     assert "raw" in result.stdout and "\x1b" not in result.stdout
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     assert figures["parameters"]["interfaces"] == ["sse"]
     assert figures["machine"]["versions"]["labkit"]
     assert figures["memory"] is None
@@ -213,7 +213,7 @@ def load(folder):
 
 
 def test_a_peer_loads_each_model_once_and_may_print(tmp_path: Path) -> None:
-    (tmp_path / "peer.py").write_text(PEER)
+    (tmp_path / "peer.py").write_text(PEER, encoding="utf-8")
     with PeerProcess("mine", str(tmp_path / "peer.py")) as peer:
         assert peer.ready().keys() == {"torch"}
         loads = [peer.ask(Path(folder), [[1], [2]], 3).tokens for folder in ("a", "a", "b")]
@@ -230,7 +230,7 @@ def test_a_peer_loads_each_model_once_and_may_print(tmp_path: Path) -> None:
 def test_a_peer_that_does_not_start_is_skipped_with_its_last_words(
     text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "peer.py").write_text(text)
+    (tmp_path / "peer.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(peers, "FILES", {peers.LLAMA: str(tmp_path / "peer.py")})
     monkeypatch.setenv(peers.LLAMA_PYTHON, sys.executable)
     with ExitStack() as stack:
@@ -241,7 +241,9 @@ def test_a_peer_that_does_not_start_is_skipped_with_its_last_words(
 
 
 def test_a_peer_that_breaks_later_says_why(tmp_path: Path) -> None:
-    (tmp_path / "peer.py").write_text(PEER.replace('print("not a reply")', "raise ValueError('too much')"))
+    (tmp_path / "peer.py").write_text(
+        PEER.replace('print("not a reply")', "raise ValueError('too much')"), encoding="utf-8"
+    )
     with PeerProcess("mine", str(tmp_path / "peer.py")) as peer:
         peer.ready()
         with pytest.raises(StartError, match=r"mine: ValueError: too much \(peer\.py, line 8\)"):

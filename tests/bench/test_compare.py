@@ -29,7 +29,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, An
     path = tmp_path_factory.mktemp("compare") / "figures.json"
     result = command("compare", "hello", "--engine", ENGINE, "--repeat", "3", "--json", str(path))
     assert result.returncode == 0, result.stderr
-    return result.stdout, json.loads(path.read_text())
+    return result.stdout, json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_every_interface_brings_the_same_text(outcome: tuple[str, dict[str, Any]]) -> None:

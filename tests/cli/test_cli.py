@@ -252,11 +252,22 @@ def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
 
 def test_doctor_finds_weights_that_are_missing_or_cut_short(tmp_path: Path) -> None:
     assert [check.state for check in doctor.weights(tmp_path)] == ["missing"]
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     whole = (doctor.WEIGHTS / "text.safetensors").read_bytes()
     for size, state in ((len(whole), "ok"), (len(whole) // 2, "missing"), (0, "missing")):
         (tmp_path / "text.safetensors").write_bytes(whole[:size])
         assert [check.state for check in doctor.weights(tmp_path)] == [state]
+
+
+def test_a_terminal_without_unicode_shows_the_rest() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "labkit", "doctor"],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"the core can run" in result.stdout
 
 
 def test_an_interface_that_nobody_knows_has_an_example_too() -> None:

@@ -393,7 +393,7 @@ async def test_a_server_streams_it(llama: Path) -> None:
 
 
 def config_only(folder: Path, **fields: Any) -> None:
-    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
 
 
 def without_weights(folder: Path) -> None:
@@ -437,12 +437,15 @@ def with_code(folder: Path) -> None:
     config_only(
         folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}
     )
-    (folder / "own.py").write_text("raise SystemExit('the code of a model was run')")
+    (folder / "own.py").write_text("raise SystemExit('the code of a model was run')", encoding="utf-8")
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty folder": (lambda folder: None, "save_pretrained"),
-    "no configuration": (lambda folder: (folder / "config.json").write_text("{"), "save_pretrained"),
+    "no configuration": (
+        lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"),
+        "save_pretrained",
+    ),
     "an unknown kind": (lambda folder: config_only(folder, model_type="huge"), "`huge`"),
     "code of its own": (with_code, "by itself"),
     "a model of images": (lambda folder: config_only(folder, model_type="vit"), "tokenizer"),

@@ -57,7 +57,9 @@ def test_every_weight_is_exported_once(tmp_path: Path) -> None:
     assert numbers == sum(weight.numel() for weight in model.parameters())
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert weights.keys() == llama_weights(model).keys()
-    assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == SMALL.rotary_base
+    assert (
+        json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["rope_theta"] == SMALL.rotary_base
+    )
 
 
 def test_a_missing_tokenizer_leaves_no_folder(tmp_path: Path) -> None:

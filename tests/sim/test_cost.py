@@ -112,6 +112,6 @@ def test_a_cost_is_kept_in_a_file(tmp_path: Path) -> None:
 )
 def test_a_file_without_a_cost_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "cost.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         Cost.load(path)

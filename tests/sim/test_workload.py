@@ -104,7 +104,9 @@ HEADING = "arrival_s,prompt_tokens,output_tokens,reader_tps"
 
 def test_a_file_by_hand_is_read_in_order_of_arrival(tmp_path: Path) -> None:
     path = tmp_path / "hand.csv"
-    path.write_text(f"\ufeff{HEADING},prefix\n2.5,3,10,8,\n0.5,4,20,15,chat:2\n1,4,20,15,chat:3\n")
+    path.write_text(
+        f"\ufeff{HEADING},prefix\n2.5,3,10,8,\n0.5,4,20,15,chat:2\n1,4,20,15,chat:3\n", encoding="utf-8"
+    )
     first, second, third = load(path)
     assert third == Job(2.5, third.prompt, 10, 8.0)
     assert (first.arrival_s, second.arrival_s) == (0.5, 1.0)
@@ -132,7 +134,7 @@ GOOD = '{"arrival_s": 1, "prompt_tokens": 2, "output_tokens": 3, "reader_tps": 8
 )
 def test_a_bad_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
+    path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"bad.jsonl, line 3: .*{message}"):
         load(path)
 
@@ -159,7 +161,7 @@ def test_a_bad_csv_row_is_named(tmp_path: Path, row: str, message: str) -> None:
 
 def test_a_heading_that_is_wrong_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
-    path.write_text("time,prompt_tokens,output_tokens,reader_tps\n1,2,3,8\n")
+    path.write_text("time,prompt_tokens,output_tokens,reader_tps\n1,2,3,8\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 2"):
         load(path)
 
@@ -167,7 +169,7 @@ def test_a_heading_that_is_wrong_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", HEADING])
 def test_a_file_without_requests_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "empty.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="no requests"):
         load(path)
 

@@ -68,13 +68,13 @@ def test_a_replay_can_be_stopped_and_played_again() -> None:
 def test_a_replay_that_cannot_be_is_an_error_in_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="speed must be positive, not 0"):
         replay(RUN, Reel(), speed=0)
-    (tmp_path / "bad.jsonl").write_text("{}\n")
+    (tmp_path / "bad.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1"):
         replay(trace.load(tmp_path / "bad.jsonl"), Reel())
 
 
 def test_a_recording_from_before_the_prefix_cache_is_read(tmp_path: Path) -> None:
     trace.save(RUN, tmp_path / "new.jsonl")
-    old = (tmp_path / "new.jsonl").read_text().replace(',"cached":0', "")
-    (tmp_path / "old.jsonl").write_text(old)
+    old = (tmp_path / "new.jsonl").read_text(encoding="utf-8").replace(',"cached":0', "")
+    (tmp_path / "old.jsonl").write_text(old, encoding="utf-8")
     assert "cached" not in old and list(trace.load(tmp_path / "old.jsonl")) == list(RUN)

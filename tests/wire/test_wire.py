@@ -196,4 +196,6 @@ def test_generated_code_is_fresh(tmp_path: Path) -> None:
     generate.generate(tmp_path)
     for name in ("inference_pb2.py", "inference_pb2.pyi"):
         fresh, committed = tmp_path / name, generate.HERE / name
-        assert fresh.read_text() == committed.read_text(), "run python -m labkit.wire.proto.generate"
+        assert fresh.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8"), (
+            "run python -m labkit.wire.proto.generate"
+        )
