@@ -1,7 +1,8 @@
-"""A peer's process: `python peer_loop.py peer_….py` generates what it is told to, a line of JSON at a time.
+"""A peer's process: `python peer_loop.py peer_….py` generates what it is asked for, a line of JSON at a time.
 
 It imports nothing of labkit, for a peer may live in an environment of its own. A peer's file has `PACKAGES`,
-whose versions are the first reply, and `load(folder)`, which returns `generate(prompts, tokens)`.
+whose versions are the first reply, and `load(folder)`, which returns `generate(prompts, tokens)`. What that
+returns are the fields of `labkit.bench.peer_process.Answer`; only labkit measures the last one, floors.
 """
 
 import json
@@ -19,12 +20,12 @@ def main() -> None:
     _say(replies, {package: version(package) for package in peer["PACKAGES"]})
     folder, generate = None, None
     for line in sys.stdin:
-        told = json.loads(line)
-        if told["folder"] != folder:
-            folder, generate = told["folder"], peer["load"](Path(told["folder"]))
+        order = json.loads(line)
+        if order["folder"] != folder:
+            folder, generate = order["folder"], peer["load"](Path(order["folder"]))
         assert generate is not None
-        seconds, tokens = generate(told["prompts"], told["tokens"])
-        _say(replies, {"seconds": seconds, "tokens": tokens})
+        answer = generate(order["prompts"], order["tokens"])
+        _say(replies, dict(zip(("seconds", "tokens", "floors"), answer, strict=False)))
 
 
 def _say(replies: TextIO, message: dict[str, Any]) -> None:
