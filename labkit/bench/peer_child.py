@@ -1,7 +1,8 @@
 """What a peer's process runs: it loads the models that it is asked for, and generates.
 
 It imports nothing of labkit, since a peer may live in an environment of its own. A peer's file has
-`PACKAGES`, and `load(folder)`, which returns `generate(prompts, tokens)`.
+`PACKAGES`, and `load(folder)`, which returns `generate(prompts, tokens)`. That returns the fields of
+`labkit.bench.peer_process.Answer`; labkit's own peer alone measures the last of them, `floors`.
 """
 
 import runpy
@@ -20,7 +21,7 @@ def work(file: str) -> Iterator[tuple[dict[str, str], Callable[..., dict[str, An
     load = lru_cache(maxsize=1)(peer["load"])
 
     def answer(folder: str, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
-        seconds, rows = load(Path(folder))(prompts, tokens)
-        return {"seconds": seconds, "tokens": rows}
+        values = load(Path(folder))(prompts, tokens)
+        return dict(zip(("seconds", "tokens", "floors"), values, strict=False))
 
     yield {package: version(package) for package in peer["PACKAGES"]}, answer

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from labkit.child import Child
 
@@ -17,10 +17,14 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE":
 
 @dataclass(frozen=True)
 class Answer:
-    """The new tokens of each prompt, and the CPU seconds from the first of them to the last."""
+    """The new tokens of each prompt, and the CPU seconds from the first of them to the last.
+
+    `floors` are the fields of `labkit.bench.bounds.Floors`, which labkit's own process measures.
+    """
 
     seconds: float
     tokens: list[list[int]]
+    floors: dict[str, Any] | None = None
 
 
 class PeerProcess:

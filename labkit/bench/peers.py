@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from labkit.bench import peer_models
+from labkit.bench.bounds import Bound, Floors, bound_of
 from labkit.bench.peer_process import Answer, PeerProcess
 from labkit.bench.rounds import Progress, rotated, silent
 from labkit.errors import StartError
@@ -65,7 +66,8 @@ class Case:
 class Rate:
     """One peer in one case: tokens per CPU second, of all sequences together.
 
-    `ratio` is labkit's rate over the peer's, `same_tokens` the share (0 to 1) of its tokens that labkit has.
+    `ratio` is labkit's rate over the peer's, and what the target is for. `same_tokens` is the share (0 to 1)
+    of its tokens that labkit has, `bound` what its pass spends most on (None where that is not known).
     """
 
     peer: str
@@ -75,6 +77,7 @@ class Rate:
     ratio: float
     same_tokens: float
     target: float | None = None
+    bound: Bound | None = None
 
     @property
     def met(self) -> bool | None:
@@ -84,13 +87,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class Peers:
-    """`rates` by case, labkit first; `skipped` says of a peer that is not here what it needs."""
+    """`rates` by case, labkit first; `skipped` says of a peer that is not here what it needs.
+
+    `floors` are this machine's, by model and batch.
+    """
 
     rounds: int
     parameters: dict[str, int]
     versions: dict[str, str]
     skipped: dict[str, str]
     rates: list[Rate]
+    floors: dict[str, dict[int, Floors]] = field(default_factory=dict)
 
 
 def measure(
@@ -118,6 +125,7 @@ def measure(
         versions = bench.ready()
         cases = [case for model in models for case in _cases(model, batches, tokens)]
         rates: list[Rate] = []
+        floors: dict[str, dict[int, Floors]] = {model: {} for model in models}
         for index, case in enumerate(cases):
             names, prompts = bench.names(case), peer_models.prompts(case.batch, case.prompt_tokens)
             bench.ask(names, folders[case.model], prompts, WARM_UP_TOKENS)
@@ -126,7 +134,9 @@ def measure(
                 progress(f"engine: {case.model}, batch {case.batch}", (index + turn / rounds) / len(cases))
                 answers.append(bench.ask(rotated(names, turn), folders[case.model], prompts, case.tokens))
             rates += [_rate(name, case, answers) for name in names]
-    return Peers(rounds, parameters, versions, bench.skipped, rates)
+            if (measured := _floors(answers)) is not None:
+                floors[case.model][case.batch] = measured
+    return Peers(rounds, parameters, versions, bench.skipped, rates, floors)
 
 
 def _cases(model: str, batches: Sequence[int], tokens: int) -> list[Case]:
@@ -138,7 +148,30 @@ def _rate(name: str, case: Case, answers: Sequence[Answers]) -> Rate:
     rates = [_tokens_s(answer[name]) for answer in answers]
     ratios = [_tokens_s(answer[OWN]) / rate for answer, rate in zip(answers, rates, strict=True)]
     same = [_same(answer[name].tokens, answer[OWN].tokens) for answer in answers]
-    return Rate(name, case, rates, median(rates), median(ratios), min(same), case.target(name))
+    rate = median(rates)
+    return Rate(
+        name,
+        case,
+        rates,
+        rate,
+        median(ratios),
+        min(same),
+        case.target(name),
+        _bound(name, case, answers, rate),
+    )
+
+
+def _floors(answers: Sequence[Answers]) -> Floors | None:
+    fields = answers[0][OWN].floors
+    return None if fields is None else Floors(**fields)
+
+
+def _bound(name: str, case: Case, answers: Sequence[Answers], tokens_s: float) -> Bound | None:
+    """What bounds a peer's pass; without a cache a pass is another one, of which no floor is known."""
+    floors = _floors(answers)
+    if floors is None or name == NAIVE:
+        return None
+    return bound_of(floors, case.batch / tokens_s, counted=name == OWN)
 
 
 def _tokens_s(answer: Answer) -> float:

@@ -1,5 +1,6 @@
 """Results as tables for a terminal, narrow enough for 80 columns."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -8,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from labkit.bench.bounds import Floors
 from labkit.bench.compare import Comparison, Row
 from labkit.bench.machine import Machine
 from labkit.bench.memory import Memory
@@ -160,15 +162,18 @@ def lag_table(found: Ruler) -> Group:
 
 
 def engine_tables(found: Peers) -> Group:
-    """A table for each model; below them, which peers are not here and why."""
+    """A table for each model; below them, what this machine gave, and which peers are not here and why.
+
+    A share of equal tokens is rounded down, so that 100% is all of them.
+    """
     headings = [
         "",
-        "batch",
-        "prompt +\nanswer",
-        "tokens/s of\nCPU time",
-        "labkit is",
-        "same\ntokens",
+        "batch ×\ntokens",
+        "tokens/s\nof CPU",
+        "labkit\nis",
+        "same\ntext",
         "target",
+        "bound by,\npart",
     ]
     tables = [
         table(
@@ -181,6 +186,12 @@ def engine_tables(found: Peers) -> Group:
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     return Group(
         *tables,
+        *(
+            _floors_line(model, batch, floors)
+            for model, of_model in found.floors.items()
+            for batch, floors in of_model.items()
+        ),
+        Text("The target is for “labkit is”: labkit's rate over the peer's in the same rounds.", style="dim"),
         Text(f"float32, one thread, greedy, medians of {found.rounds}; {versions}"),
         *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in found.skipped.items()),
     )
@@ -189,16 +200,25 @@ def engine_tables(found: Peers) -> Group:
 def _rate_row(rate: Rate) -> list[str]:
     ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
     target = "" if rate.target is None else f"≥ {rate.target:g}× {_met(bool(rate.met))}"
-    text = f"{rate.case.prompt_tokens} + {rate.case.tokens}"
+    asked = f"{rate.case.batch} × {rate.case.prompt_tokens}+{rate.case.tokens}"
+    bound = "" if rate.bound is None else f"{rate.bound.by} {rate.bound.share:.0%}"
     return [
         rate.peer,
-        f"{rate.case.batch}",
-        text,
+        asked,
         number(rate.tokens_s, 0),
         ratio,
-        f"{rate.same_tokens:.1%}",
+        f"{math.floor(100 * rate.same_tokens)}%",
         target,
+        bound,
     ]
+
+
+def _floors_line(model: str, batch: int, floors: Floors) -> Text:
+    """What the shares of a model's rows are of: the best that this machine gave for such a pass."""
+    read, multiply = f"{floors.gigabytes_s:.0f} GB/s", f"{floors.gflops_s:.0f} GFLOP/s"
+    dispatch = f"{floors.operations} × {floors.starting_s * 1e6:.1f} µs"
+    line = f"{model}, batch {batch}: weights {read}, products {multiply}, dispatch {dispatch}"
+    return Text(line, style="dim")
 
 
 def simulator_table(found: Simulator) -> Group:

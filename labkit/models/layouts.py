@@ -91,7 +91,7 @@ MEASURED_ROWS = (1, 4, 32)
 GAIN = 0.75
 """A second copy of a weight is worth its memory where products take at most this share of the time."""
 
-SECONDS, LEAST_SWEEPS, MOST_SWEEPS = 0.001, 2, 10
+SECONDS, LEAST_SWEEPS, MOST_SWEEPS = 0.001, 3, 10
 MEASURED_BYTES = 8 << 20
 
 Shape = tuple[int, int]
@@ -147,29 +147,19 @@ Times = dict[Shape, dict[type[Layout], float]]
 
 
 def _sweeps(packed: dict[type[Layout], list[Layout]], shapes: Sequence[Shape], rows: int) -> Times:
-    """The least seconds that the products of each shape took together in a pass of so many rows."""
-    inputs = {k: torch.rand(rows, k) - 0.5 for _, k in shapes}
+    """The least seconds that a product of each shape took, so that a busy neighbour does not count."""
+    inputs = [torch.rand(rows, k) - 0.5 for _, k in shapes]
     times: Times = {shape: dict.fromkeys(packed, float("inf")) for shape in shapes}
     end = perf_counter() + SECONDS * len(packed)
     for sweep in range(MOST_SWEEPS):
         if sweep >= LEAST_SWEEPS and perf_counter() > end:
             break
         for layout, products in packed.items():
-            for shape, seconds in _sweep(products, shapes, inputs).items():
-                times[shape][layout] = min(seconds, times[shape][layout])
+            for product, x, shape in zip(products, inputs, shapes, strict=True):
+                begun = perf_counter()
+                product(x)
+                times[shape][layout] = min(perf_counter() - begun, times[shape][layout])
     return times
-
-
-def _sweep(
-    products: Sequence[Layout], shapes: Sequence[Shape], inputs: dict[int, Tensor]
-) -> dict[Shape, float]:
-    seconds = dict.fromkeys(shapes, 0.0)
-    for product, shape in zip(products, shapes, strict=True):
-        x = inputs[shape[1]]
-        begun = perf_counter()
-        product(x)
-        seconds[shape] += perf_counter() - begun
-    return seconds
 
 
 def _choose(times: Sequence[dict[type[Layout], float]]) -> Choice:

@@ -36,18 +36,9 @@ class PackedModel:
 
     def __init__(self, model: TextModel, measured: bool = True) -> None:
         self.config, self.embed, self.rotation = model.config, model.embed, model.rotation
-        # ‖x‖ = √W · rms(x), so that a norm is one division
-        self._scale = model.config.width**0.5
-        weights = [weight for block in model.blocks for weight in self._weights(block)]
-        weights.append(model.embed.weight * (LAST_GAIN * self._scale))
-        packed = _packed(weights, measured and weights[0].device.type == "cpu")
+        packed = _packed(weights(model), measured and model.embed.weight.device.type == "cpu")
         self._heads = [products.pop() for products in packed]
         self._layers = [[Layer(*four) for four in zip(*[iter(row)] * 4, strict=True)] for row in packed]
-
-    def _weights(self, block: nn.Module) -> list[Tensor]:
-        assert isinstance(block, Block)
-        qkv, gate_up = block.qkv.weight * self._scale, block.gate_up.weight * self._scale
-        return [qkv, block.out.weight, gate_up, block.down.weight]
 
     def __call__(self, tokens: Tensor, positions: Tensor, attends: Iterable[Attend]) -> Tensor:
         """Map token ids [T] at these positions to [T, W]; every layer writes into the same scratch."""
@@ -67,6 +58,21 @@ class PackedModel:
     def logits(self, x: Tensor) -> Tensor:
         """Map x [T, W] to the logits [T, V] of what follows each."""
         return self._heads[regime(len(x))](_unit(x, torch.empty_like(x)))
+
+
+def weights(model: TextModel) -> list[Tensor]:
+    """The weights [N, K] of a pass in the order of their use, scaled so that a norm is one division.
+
+    ‖x‖ = √W · rms(x): what follows a norm takes the √W.
+    """
+    scale = model.config.width**0.5
+    layers = [_of_block(block, scale) for block in model.blocks]
+    return [*(weight for layer in layers for weight in layer), model.embed.weight * (LAST_GAIN * scale)]
+
+
+def _of_block(block: nn.Module, scale: float) -> list[Tensor]:
+    assert isinstance(block, Block)
+    return [block.qkv.weight * scale, block.out.weight, block.gate_up.weight * scale, block.down.weight]
 
 
 def _packed(weights: list[Tensor], measured: bool) -> list[list[Layout]]:

@@ -16,7 +16,7 @@ from support import command
 
 import labkit
 from labkit import interfaces
-from labkit.bench import machine, memory, peers, raw, ruler, suite, transport
+from labkit.bench import bounds, machine, memory, peers, raw, ruler, suite, transport
 from labkit.bench.drains import drain
 from labkit.bench.peer_process import Answer, PeerProcess
 from labkit.bench.rounds import rotated
@@ -145,6 +145,15 @@ def test_peers_choose_the_same_tokens_from_the_same_weights(monkeypatch: pytest.
         assert rate.same_tokens == 1.0
         assert rate.ratio > 0 and rate.target is None
     assert [rate.ratio for rate in found.rates if rate.peer == peers.OWN] == [1.0, 1.0, 1.0]
+    for rate in found.rates:
+        assert (rate.bound is None) == (rate.peer == peers.NAIVE)
+        assert rate.bound is None or rate.bound.share > 0
+    for floors in found.floors["tiny"].values():
+        assert floors.weights_bytes == 4 * 933_888
+        assert floors.reading_s > 0 and floors.products_s > 0 and floors.starting_s > 0
+        assert 50 < floors.operations < 500
+    assert found.floors["tiny"].keys() == {1, 2}
+    assert "tiny, batch 2: weights" in shown(report.engine_tables(found))
     assert found.parameters == {"tiny": 933_888}
     assert said == sorted(said) and 0 <= said[0] < said[-1] < 1
     assert f"{peers.LLAMA} is skipped: {peers.LLAMA_PYTHON}" in shown(report.engine_tables(found))
@@ -171,7 +180,36 @@ def test_a_target_of_the_engine_is_met_or_not(seconds: float, word: str) -> None
     rate = peers._rate(peers.HF, case(), [answers(1.0, seconds)])
     found = peers.Peers(1, {peers.TARGET_MODEL: 5_000_000}, {}, {}, [rate])
     assert f"≥ 1.6× {word}" in shown(report.engine_tables(found))
-    assert "16 + 200" in shown(report.engine_tables(found))
+    assert "1 × 16+200" in shown(report.engine_tables(found))
+
+
+@pytest.mark.parametrize(
+    ("reading_s", "products_s", "counted", "by", "share"),
+    [
+        (0.3, 0.5, True, "weights", 0.25),
+        (0.1, 0.5, True, "products", 0.25),
+        (0.1, 0.3, True, "dispatch", 0.2),
+        (0.1, 0.3, False, "products", 0.15),
+    ],
+)
+def test_a_row_says_what_bounds_it(
+    reading_s: float, products_s: float, counted: bool, by: str, share: float
+) -> None:
+    floors = bounds.Floors(1000, reading_s, 2000, products_s, operations=100, starting_s=0.004)
+    bound = bounds.bound_of(floors, 2.0, counted)
+    assert bound.by == by
+    assert bound.share == pytest.approx(share)
+
+
+def test_the_table_shows_bounds_and_what_they_are_shares_of() -> None:
+    floors = bounds.Floors(4_000_000_000, 0.1, 60_000_000_000, 0.6, operations=100, starting_s=0.7e-6)
+    own = Answer(199 * 0.8, [[7] * peers.TARGET_TOKENS], asdict(floors))
+    other = Answer(199 * 2.4, [[7] * peers.TARGET_TOKENS])
+    rates = [peers._rate(name, case(), [{peers.OWN: own, peers.HF: other}]) for name in (peers.OWN, peers.HF)]
+    result = peers.Peers(1, {peers.TARGET_MODEL: 1}, {}, {}, rates, {peers.TARGET_MODEL: {1: floors}})
+    lines = shown(report.engine_tables(result))
+    assert "products 75%" in lines and "products 25%" in lines
+    assert "weights 40 GB/s, products 100 GFLOP/s, dispatch 100 × 0.7 µs" in lines
 
 
 def test_what_has_no_cache_is_judged_behind_a_long_text() -> None:
