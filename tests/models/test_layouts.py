@@ -68,21 +68,21 @@ def test_a_large_model_is_measured_in_part() -> None:
 
 
 def test_layouts_are_measured_once_and_not_where_bits_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, asked = TextModel.load(), list[int]()
+    model, measured = TextModel.load(), list[int]()
 
-    def count(*_: object) -> layouts.Times:
-        asked.append(1)
+    def sweeps(_: object, __: object, rows: int) -> layouts.Times:
+        measured.append(rows)
         return {
             shape: {Columns: 1.0} for shape in ((384, 128), (128, 128), (704, 128), (128, 352), (1024, 128))
         }
 
-    monkeypatch.setattr(layouts, "_sweeps", count)
+    monkeypatch.setattr(layouts, "_sweeps", sweeps)
     layouts.fastest.cache_clear()
     PackedModel(model, measured=False)
-    assert not asked
+    assert not measured
     for _ in range(2):
         PackedModel(model)
-    assert tuple(asked) == layouts.MEASURED_ROWS
+    assert tuple(measured) == layouts.MEASURED_ROWS
     layouts.fastest.cache_clear()
 
 
