@@ -15,15 +15,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from labkit.models.text import DEFAULT_WEIGHTS, TextConfig, TextModel
+from labkit.models.text import DEFAULT_WEIGHTS, LAST_GAIN, TextConfig, TextModel
 from labkit.models.tokenizer import DEFAULT_TOKENIZER, END, TOKENIZER_FILE, Tokenizer
-
-# The model scales its last norm by this (TextModel._logits); Llama has a gain there.
-LAST_GAIN = 0.25
 
 
 def to_huggingface(model: TextModel, folder: Path, tokenizer: Path | None = None) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, which is made if it is not there.
+    """Write ``model.safetensors`` and ``config.json`` into a folder; make the folder if it is not there.
 
     With a ``tokenizer.json`` the folder gets a tokenizer too; without one it holds only the model.
     Raises FileNotFoundError if there is no such tokenizer.
@@ -54,7 +51,7 @@ def llama_config(config: TextConfig, eos_id: int | None) -> dict[str, Any]:
         "hidden_size": config.width,
         "intermediate_size": config.hidden,
         "hidden_act": "silu",
-        "rms_norm_eps": torch.finfo(torch.float32).eps,  # what F.rms_norm adds where it is told nothing
+        "rms_norm_eps": torch.finfo(torch.float32).eps,  # the default of F.rms_norm
         "rope_theta": config.rotary_base,
         "tie_word_embeddings": True,
         "bos_token_id": None,
@@ -67,6 +64,7 @@ def llama_weights(model: TextModel) -> dict[str, Tensor]:
     config, own = model.config, model.state_dict()
     weights = {
         "model.embed_tokens.weight": own["embed.weight"],
+        # the model scales its last norm by LAST_GAIN; Llama has a gain there
         "model.norm.weight": torch.full((config.width,), LAST_GAIN),
     }
     for layer in range(config.layers):

@@ -40,7 +40,7 @@ def _write(symbol: str, hero: str, cast: dict[str, str], rng: random.Random) -> 
     if symbol in cast:
         return cast[symbol]
     text = rng.choice(_alternatives(symbol, hero))
-    text = SYMBOL.sub(lambda found: _write(found[1], hero, cast, rng), text)
+    text = SYMBOL.sub(lambda match: _write(match[1], hero, cast, rng), text)
     if not symbol.isupper():
         return text
     if text in cast.values():  # a mouse meets no second mouse
@@ -52,13 +52,13 @@ def _write(symbol: str, hero: str, cast: dict[str, str], rng: random.Random) -> 
 def story(rng: random.Random) -> str:
     """Return one story of 6 to 8 sentences; a quarter of them follow a request and a line break."""
     hero = rng.choice(HEROES)
-    asked: dict[str, str] = {}
-    request = _write("request", hero, asked, rng) + "\n" if rng.random() < REQUEST_SHARE else ""
+    request_cast: dict[str, str] = {}
+    request = _write("request", hero, request_cast, rng) + "\n" if rng.random() < REQUEST_SHARE else ""
     while True:
-        cast = asked.copy()
+        cast = request_cast.copy()
         plot = SYMBOL.findall(rng.choice(RULES["story"]))
         text = " ".join(_capital(_write(name, hero, cast, rng)) for name in plot)
-        if all(value in text for value in asked.values()):
+        if all(value in text for value in request_cast.values()):
             return request + text
 
 
@@ -74,33 +74,33 @@ def corpus(stories: int, seed: int) -> Iterator[str]:
 
 def sentences(text: str) -> list[str]:
     """Cut a text into sentences; a mark inside quotation marks ends no sentence of its own."""
-    found: list[str] = []
+    pieces: list[str] = []
     start = 0
     for gap in re.finditer(r"\s+", text):
         before, after = text[start : gap.start()], text[gap.end() :]
         closed = before.count("“") == before.count("”")
         starts = after[:1].isupper() or after[:1] == "“"
         if "\n" in gap[0] or (closed and starts and SENTENCE_END.search(before)):
-            found.append(before)
+            pieces.append(before)
             start = gap.end()
-    return [*found, text[start:]] if text[start:].strip() else found
+    return [*pieces, text[start:]] if text[start:].strip() else pieces
 
 
-def _pattern(symbol: str, hero: str, seen: set[str]) -> str:
+def _pattern(symbol: str, hero: str, captured: set[str]) -> str:
     """A regular expression for a symbol; the second {NAME} of a sentence must repeat the first."""
-    if symbol in seen:
+    if symbol in captured:
         return f"(?P={symbol})"
-    options = [_pattern_of(text, hero, seen) for text in _alternatives(symbol, hero)]
+    options = [_pattern_of(text, hero, captured) for text in _alternatives(symbol, hero)]
     if symbol.isupper():
-        seen.add(symbol)
+        captured.add(symbol)
         return f"(?P<{symbol}>{'|'.join(options)})"
     return f"(?:{'|'.join(options)})"
 
 
-def _pattern_of(text: str, hero: str, seen: set[str]) -> str:
+def _pattern_of(text: str, hero: str, captured: set[str]) -> str:
     parts = SYMBOL.split(text)
     parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = [_pattern(symbol, hero, seen) for symbol in parts[1::2]]
+    parts[1::2] = [_pattern(symbol, hero, captured) for symbol in parts[1::2]]
     return "".join(parts)
 
 
@@ -126,8 +126,8 @@ def parse(sentence: str) -> dict[str, str] | None:
     if not sentence or _capital(sentence) != sentence:
         return None
     forms = (sentence, sentence[0].lower() + sentence[1:])
-    found = [(pattern.fullmatch(form), hero) for pattern, hero in _recogniser() for form in forms]
-    matches = {hero: match for match, hero in found if match}
+    tries = [(pattern.fullmatch(form), hero) for pattern, hero in _recogniser() for form in forms]
+    matches = {hero: match for match, hero in tries if match}
     if not matches:
         return None
     hero, match = matches.popitem()

@@ -1,4 +1,4 @@
-"""A small decoder-only language model (Llama's layers); how it attends is the caller's business.
+"""A small decoder-only language model (Llama's layers); the caller decides how it attends.
 
 Rotary positions (Su et al., 2021), RMS norm (Zhang and Sennrich, 2019; without gains, since the matrix that
 follows can learn them), SwiGLU (Shazeer, 2020), tied embeddings (Press and Wolf, 2017).
@@ -45,7 +45,7 @@ class TextConfig:
 Attend = Callable[[Tensor], Tensor]
 
 LAST_GAIN = 0.25
-"""The shared matrix starts large, to keep similar names apart, so it is scaled down on the way out."""
+"""The embedding starts large, to keep similar names apart. The logits scale the same matrix down."""
 
 
 class Block(nn.Module):
@@ -62,8 +62,8 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def _begin_as_copying(self) -> None:
-        # out undoes what the values did, so attention passes on the tokens that it looks at: without this, a
-        # model this small takes many times longer to learn to repeat the names of a story
+        # `out` starts as the inverse of the values, so attention starts by copying the tokens that it looks at.
+        # Otherwise a model this small takes many times longer to learn to repeat the names of a story.
         values = nn.init.orthogonal_(torch.empty_like(self.out.weight), gain=0.6)
         self.qkv.weight[-len(values) :] = values
         self.out.weight.copy_(values.T)
@@ -104,12 +104,12 @@ class TextModel(nn.Module):
         return model.eval().requires_grad_(False)
 
     def converted(self, device: str, dtype: torch.dtype, int8: bool = False) -> "TextModel":
-        """The same model elsewhere and in other numbers; ``int8`` is for the layers' weights, on the CPU."""
+        """Move the model to a device and a dtype; ``int8`` quantizes the layers' weights, on the CPU."""
         model = self
         for weights in self.parameters():
             weights.data = weights.data.to(dtype)
         if int8:
-            with warnings.catch_warnings():  # torch is to move this to another package
+            with warnings.catch_warnings():  # torch will move this to another package
                 warnings.simplefilter("ignore")
                 model = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
         return model.to(device)

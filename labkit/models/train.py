@@ -93,10 +93,10 @@ def fit(model: TextModel, data: Sequence[Tensor], steps: int) -> float:
     """
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.05, fused=True)
     short_steps = int(steps * SHORT_SHARE)
-    todo = chain(batches(data[0], short_steps), batches(data[1], steps - short_steps))
+    schedule = chain(batches(data[0], short_steps), batches(data[1], steps - short_steps))
     losses: list[float] = []
     began = time.monotonic()
-    for number, batch in enumerate(todo):
+    for number, batch in enumerate(schedule):
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -133,18 +133,18 @@ def loss_of(model: TextModel, batch: Tensor) -> Tensor:
 def examine(
     model: TextModel, tokenizer: Tokenizer, seed: int, samples: int, minutes: float, train_loss: float
 ) -> Report:
-    """Measure a model on stories that it has not seen and on what it writes itself."""
+    """Measure a model on stories that are new to it and on its own texts."""
     unseen = rows(HELD_OUT, seed + 1_000_003, tokenizer, model.config.context)
     held_out = sum(loss_of(model, row[None]).item() for row in unseen) / len(unseen)
     generator = torch.Generator().manual_seed(seed)
     texts = [write(model, tokenizer, PROMPTS[n % len(PROMPTS)], generator) for n in range(samples)]
-    found = list(chain.from_iterable(map(stories.sentences, texts)))
+    sentences = list(chain.from_iterable(map(stories.sentences, texts)))
     return Report(
         parameters=sum(p.numel() for p in model.parameters()),
         minutes=minutes,
         train_loss=train_loss,
         held_out_loss=held_out,
-        grammatical=sum(map(stories.is_grammatical, found)) / len(found),
+        grammatical=sum(map(stories.is_grammatical, sentences)) / len(sentences),
         keeps_hero=sum(stories.keeps_its_cast(text, ("NAME", "hero")) for text in texts) / len(texts),
         keeps_cast=sum(map(stories.keeps_its_cast, texts)) / len(texts),
         samples=tuple(texts[: len(PROMPTS)]),

@@ -82,9 +82,9 @@ def test_shipped_model_writes_grammatical_stories(model: TextModel, tokenizer: T
 @pytest.mark.parametrize("name", ["Mia", "Leo"])
 def test_shipped_model_writes_about_who_was_asked(model: TextModel, tokenizer: Tokenizer, name: str) -> None:
     generator = torch.Generator().manual_seed(2)
-    asked = f"Tell me a story about {name}.\n"
-    texts = [train.write(model, tokenizer, asked, generator) for _ in range(10)]
-    assert sum(name in text.removeprefix(asked) for text in texts) >= 8
+    request = f"Tell me a story about {name}.\n"
+    texts = [train.write(model, tokenizer, request, generator) for _ in range(10)]
+    assert sum(name in text.removeprefix(request) for text in texts) >= 8
 
 
 def test_shipped_files_are_small_and_complete() -> None:
