@@ -35,6 +35,7 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy notebooks/conftest.py
 	$(BIN)/lint-imports
 
 format: setup  ## let ruff rewrite what it can
