@@ -1,5 +1,7 @@
 """REST: one request, one answer; all tokens arrive at once."""
 
+import json
+import shlex
 import time
 from collections.abc import AsyncGenerator
 
@@ -16,6 +18,8 @@ class RESTClient(Client):
     """`POST /generate`. The answer's tokens keep the ids that they had in the stream."""
 
     name = "rest"
+    rank = 10
+    streams = False
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -40,6 +44,11 @@ class RESTClient(Client):
         if not isinstance(refusal, EngineFailed | Stopping):
             raise refusal
         yield Chunk(received, [Failed(0, refusal.code, str(refusal))])
+
+    @classmethod
+    def example(cls, url: str, prompt: str) -> str:
+        body = shlex.quote(json.dumps({"prompt": prompt}))
+        return f"curl {url}/generate -H 'content-type: application/json' -d {body}"
 
     async def aclose(self) -> None:
         await self._http.aclose()

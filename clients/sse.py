@@ -1,21 +1,28 @@
 """SSE: a POST whose response is an event stream, parsed as it comes."""
 
+import re
 import time
 from collections.abc import AsyncGenerator
+from urllib.parse import quote
 
 import httpx
 
 from labkit.client import Chunk, Client
 from labkit.events import GenerateRequest
+from labkit.net.drain import drain
 from labkit.web import http
 from labkit.wire import native
 from labkit.wire.eventstream import Parser
+
+LAST_HTTP_CHUNK = re.compile(rb"\r\n0\r\n\r\n$")
 
 
 class SSEClient(Client):
     """`POST /generate`, since a prompt does not belong in a URL; a browser's EventSource uses `GET`."""
 
     name = "sse"
+    rank = 20
+    cpu_target = 3.0
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -36,6 +43,19 @@ class SSEClient(Client):
                         yield Chunk(received, events)
         except httpx.TransportError as error:
             raise http.lost(self.name, error) from error
+
+    @classmethod
+    def example(cls, url: str, prompt: str) -> str:
+        return f"curl -N '{url}/generate?prompt={quote(prompt)}'"
+
+    @classmethod
+    async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
+        body = native.request_to_json(request)
+        head = (
+            "POST /generate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        await drain(url, head.encode() + body, answers, end=LAST_HTTP_CHUNK, proof=b"event: finished")
 
     async def aclose(self) -> None:
         await self._http.aclose()

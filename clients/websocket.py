@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -15,9 +16,15 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, InvalidRequest, LabkitError, from_code
 from labkit.events import Event, GenerateRequest, Terminal
+from labkit.net.drain import drain
 from labkit.wire import native
 
 MAX_UNREAD = 64
+LAST_EVENT = re.compile(rb'"(finished|failed|error)"[^{]*}$')
+UPGRADE = (
+    b"GET /ws/drain HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 class Reply(msgspec.Struct):
@@ -37,6 +44,8 @@ class WebSocketClient(Client):
     """
 
     name = "websocket"
+    rank = 30
+    cpu_target = 3.5
 
     def __init__(self, url: str, client_id: str | None = None) -> None:
         super().__init__(url)
@@ -72,6 +81,11 @@ class WebSocketClient(Client):
             if not ended:
                 with suppress(ConnectionLost):
                     await self._send({"type": "cancel", "request_id": request_id})
+
+    @classmethod
+    async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
+        question = _text_frame(json.dumps({"type": "generate", **native.request_to_dict(request)}).encode())
+        await drain(url, question, answers, end=LAST_EVENT, proof=b'"finished"', handshake=UPGRADE)
 
     async def aclose(self) -> None:
         self._lost("the client was closed")
@@ -149,3 +163,12 @@ def decode(message: str | bytes) -> list[Event]:
     """The events of one frame, which holds one object or a list."""
     several = message[:1] in ("[", b"[")
     return native.events_from_json(message) if several else [native.event_from_json(message)]
+
+
+def _text_frame(text: bytes) -> bytes:
+    """A client's frame (RFC 6455, 5.2) around a text below 64 KiB.
+
+    A client must mask its frames; the mask here is zero, which leaves the text as it is.
+    """
+    length = bytes([0x80 | len(text)]) if len(text) < 126 else bytes([0x80 | 126]) + len(text).to_bytes(2)
+    return b"\x81" + length + bytes(4) + text

@@ -1,20 +1,21 @@
-"""What every client offers, and what it records: arrivals, and nothing derived from them."""
+"""What every client offers, and the recording it makes: arrivals, and no figure derived from them."""
 
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from labkit.errors import ConnectionLost
-from labkit.events import Event, GenerateRequest, Terminal, Token
+from labkit.events import Event, Finished, GenerateRequest, Terminal, Token
 
 
 @dataclass(slots=True)
 class Chunk:
-    """What one read brought: at least one event. `received_ns` is `time.monotonic_ns` after the read."""
+    """The events of one read, at least one. `received_ns` is `time.monotonic_ns` after the read."""
 
     received_ns: int
     events: list[Event]
@@ -44,29 +45,64 @@ class Recording:
 
 
 class Client(ABC):
-    """One connection to one server. An interface implements `chunks`, and `aclose` if it holds something.
+    """One connection to one server, used on one running loop.
 
-    Made and used on one running loop: `async with SSEClient(server.url) as client: ...`
+    A subclass sets `name` and implements `chunks`, and `aclose` if it holds something. It overrides the other
+    class attributes and class methods where its interface differs from the defaults; no other place in the
+    lab knows what is special about an interface.
+
+        async with SSEClient(server.url) as client:
+            recording = await client.record(GenerateRequest(prompt="Once upon a time"))
     """
 
-    name: str
+    name: ClassVar[str]
+    rank: ClassVar[int] = 100
+    """The place in tables: low ranks first, equal ones by name. The four basic interfaces have 10 to 40."""
+    streams: ClassVar[bool] = True
+    """Whether tokens arrive while the model still generates; False where an answer arrives whole."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """What the wire does not carry: `"stamps"`, or `"ids"`, in whose place the client counts the events."""
+    cpu_target: ClassVar[float | None] = None
+    """How many times raw sockets' CPU time a token may cost the server: see `labkit bench transport`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     @abstractmethod
     def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """Send the request and yield what each read brings, up to the terminal event.
+        """Send the request and yield each read's events, up to the terminal event.
 
         Closing the generator early tells the server to stop.
 
         Raises:
             Refused: the server did not accept the request (see `labkit.errors` for the kinds).
-            ConnectionLost: no server there, or the stream broke off without a terminal event.
+            ConnectionLost: there is no server, or the stream broke off without a terminal event.
         """
 
     async def aclose(self) -> None:
         """Close the connection."""
+
+    @classmethod
+    def example(cls, url: str, prompt: str) -> str:
+        """A shell command that sends the prompt to the server at `url` and prints the answer."""
+        return f"labkit stream {cls.name} {shlex.quote(prompt)} --url {url}"
+
+    @classmethod
+    async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
+        """Ask for so many answers, one after another on one connection, and drop them.
+
+        Benchmarks load a server with this. An interface overrides it with the least work that reads an
+        answer's bytes and recognizes a complete one; the default reads with the client itself.
+
+        Raises:
+            Refused: the server did not accept the request.
+            ConnectionLost: an answer did not finish.
+        """
+        async with cls(url) as client:
+            for _ in range(answers):
+                recording = await client.record(request)
+                if not isinstance(recording.end, Finished):
+                    raise ConnectionLost(f"{cls.name}: an answer did not finish")
 
     async def events(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """The events one by one; otherwise as `chunks`."""
@@ -78,7 +114,7 @@ class Client(ABC):
     async def record(
         self, request: GenerateRequest, on_chunk: Callable[[Recording, Chunk], None] | None = None
     ) -> Recording:
-        """Run one request to its end; `on_chunk` sees each chunk as it comes, before it is added.
+        """Run one request to its end. `on_chunk` gets each chunk as it arrives, before it is added.
 
         Raises:
             Refused, ConnectionLost: as `chunks`.

@@ -1,13 +1,20 @@
-"""Which interfaces there are: found through entry points, so that anybody's package can add one.
+"""The installed interfaces. Entry points name them, so that any package can add one.
 
-A package offers an interface `NAME` with two entry points, `labkit.servers` and `labkit.clients`, both
-called NAME: a `create(service) -> Listener` and a subclass of `labkit.client.Client`.
+A package offers an interface with two entry points of the interface's name: one in `labkit.servers`, a
+`create(service) -> Listener`, and one in `labkit.clients`, a subclass of `labkit.client.Client`.
+
+    [project.entry-points."labkit.servers"]
+    sse = "servers.sse:create"
+
+    [project.entry-points."labkit.clients"]
+    sse = "clients.sse:SSEClient"
 """
 
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -15,39 +22,47 @@ from labkit.client import Client
 from labkit.errors import StartError
 from labkit.service.service import Service
 
-FIRST = ("rest", "sse", "websocket", "grpc")
-
 
 class Listener(Protocol):
-    """One protocol's server around a service, on the running loop. `scheme` begins its URL."""
+    """One protocol's server around a service, on the running loop. `scheme` is the scheme of its URL."""
 
     scheme: str
 
     async def start(self, host: str, port: int) -> int:
-        """Listen on the address (port 0: any free one) and return the port.
+        """Listen on the address and return the port. Port 0 takes any free one.
 
         Raises:
-            StartError: the address cannot be listened on.
+            StartError: the port is in use, or the address is not one of this machine's.
         """
 
     async def stop(self) -> None:
-        """Close all connections. The service's streams have ended before."""
+        """Close all connections. The caller has ended the service's streams before."""
 
 
 Create = Callable[[Service], Listener]
 
+_importing = RLock()
+
+
+def installed() -> list[str]:
+    """The interfaces that have both a server and a client, by name. This imports neither."""
+    return sorted(_points("labkit.servers").keys() & _points("labkit.clients").keys())
+
 
 def names() -> list[str]:
-    """Interfaces that have both a server and a client: the four basic ones first, then by name."""
-    both = _points("labkit.servers").keys() & _points("labkit.clients").keys()
-    return [name for name in FIRST if name in both] + sorted(both - set(FIRST))
+    """The interfaces that have both a server and a client, in the order of the clients' ranks.
+
+    Raises:
+        StartError: one of the clients cannot be imported.
+    """
+    return sorted(installed(), key=lambda name: (client(name).rank, name))
 
 
 def server(interface: str | ModuleType | Create) -> Create:
-    """The `create` of an interface, given its name, its server module or the function itself.
+    """The `create` of an interface, from its name, its server module or the function itself.
 
     Raises:
-        StartError: no installed package offers an interface of that name.
+        StartError: no installed package offers an interface of that name, or its server cannot be imported.
     """
     if isinstance(interface, str):
         create: Create = _load("labkit.servers", interface)
@@ -62,7 +77,7 @@ def client(name: str) -> type[Client]:
     """The client class of an interface.
 
     Raises:
-        StartError: no installed package offers an interface of that name.
+        StartError: no installed package offers an interface of that name, or its client cannot be imported.
     """
     kind: type[Client] = _load("labkit.clients", name)
     return kind
@@ -74,6 +89,7 @@ def reference(create: Create) -> str:
 
 
 def dereference(text: str) -> Create:
+    """The server that `reference` named."""
     module, _, name = text.partition(":")
     create: Create = getattr(import_module(module), name)
     return create
@@ -90,4 +106,9 @@ def _load(group: str, name: str) -> Any:
         raise StartError(
             f"no interface {name!r}: there are {', '.join(sorted(points)) or 'none (pip install -e .)'}"
         )
-    return points[name].load()
+    try:
+        # Threads that import parts of one package at the same time may see it half imported.
+        with _importing:
+            return points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise StartError(f"interface {name!r}: {error}; `labkit doctor` shows what is missing") from error

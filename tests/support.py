@@ -1,6 +1,7 @@
-"""What several test files share: engines that a test can watch, a cable that it can cut, and ways to wait."""
+"""What several test files share: engines to watch, a cable to cut, ways to wait, a terminal's text."""
 
 import asyncio
+import io
 import socket
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+
+from rich.console import Console
 
 import labkit
 from labkit import interfaces
@@ -17,8 +20,9 @@ from labkit.engine.text_stream import TokenStream
 from labkit.events import GenerateRequest, Started, Token
 from labkit.launch.server import Server
 from labkit.launch.threaded import ThreadServer
+from labkit.service.service import Service
+from labkit.web.listener import AsgiListener
 
-HTTP_BORNE = ("rest", "sse", "websocket")
 PATIENCE_S = 10.0
 
 
@@ -78,6 +82,12 @@ def thread_server(interface: str, engine: labkit.Engine | str, **options: Any) -
     server = labkit.serve(interface, engine, **options)
     assert isinstance(server, ThreadServer)
     return server
+
+
+def http_borne() -> list[str]:
+    """The interfaces whose servers are ASGI apps behind labkit's HTTP listener and its guards."""
+    service = Service(ScriptedEngine())
+    return [name for name in interfaces.names() if isinstance(interfaces.server(name)(service), AsgiListener)]
 
 
 def connect(interface: str, server: Server | str) -> Client:
@@ -180,6 +190,13 @@ async def cable(url: str) -> AsyncIterator[Cable]:
         server.close()
         laid.cut()
         await asyncio.gather(*pipes, return_exceptions=True)
+
+
+def shown(*parts: object, width: int = 80) -> str:
+    """The text that a terminal of this width shows of rich's tables and texts."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(*parts)
+    return console.export_text()
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

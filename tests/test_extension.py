@@ -80,6 +80,7 @@ from labkit.client import Chunk, Client
 
 class JSONLinesClient(Client):
     name = "jsonlines"
+    lacks = frozenset({"stamps"})
 
     def __init__(self, url):
         super().__init__(url)
@@ -87,7 +88,7 @@ class JSONLinesClient(Client):
 
     async def chunks(self, request):
         rest = b""
-        body = native.request_to_json(request)
+        body = native.request_to_json(request.model_copy(update={"stamps": False}))
         try:
             async with self._http.stream("POST", "/generate", content=body) as response:
                 if not response.is_success:
@@ -137,7 +138,19 @@ def test_compare_takes_it_up(environment: dict[str, str], tmp_path: Path) -> Non
     result = run(environment, "labkit", "compare", *options)
     assert result.returncode == 0, result.stderr
     assert "jsonlines" in result.stdout
-    assert "jsonlines" in json.dumps(json.loads(out.read_text(encoding="utf-8")))
+    assert json.loads(out.read_text(encoding="utf-8"))["parameters"]["interfaces"][-1] == "jsonlines", (
+        "it claims no rank"
+    )
+
+
+def test_the_benchmarks_take_it_up(environment: dict[str, str]) -> None:
+    """The transport benchmark drains it by its own client; the ruler passes it over, for it has no stamps."""
+    options = ["--quick", "--interfaces", "jsonlines", "--engine", "scripted"]
+    transport = run(environment, "labkit", "bench", "transport", *options)
+    ruler = run(environment, "labkit", "bench", "ruler", *options)
+    assert "jsonlines" in transport.stdout, transport.stderr
+    assert ruler.returncode == 0, ruler.stderr
+    assert "jsonlines" not in ruler.stdout
 
 
 def test_stream_serves_and_reads_it(environment: dict[str, str]) -> None:
@@ -163,6 +176,9 @@ def test_serve_serves_it(environment: dict[str, str]) -> None:
         assert process.stdout is not None
         url = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
         assert url is not None
+        process.stdout.readline()
+        example = process.stdout.readline().strip()
+        assert example == f"labkit stream jsonlines 'Once upon a time' --url {url[0]}"
         lines = httpx.post(f"{url[0]}/generate", json={"prompt": "count"}).text.splitlines()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
@@ -182,3 +198,4 @@ def test_the_contract_test_takes_it_up(environment: dict[str, str]) -> None:
     )
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout
+    assert "jsonlines carries no stamps" in result.stdout

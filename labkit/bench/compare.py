@@ -1,23 +1,23 @@
-"""The same prompt and seed through every interface, repeated in a turning order: figures, texts, bytes.
+"""Sends the same prompt and seed through every interface, repeatedly, in an order that turns.
 
-    comparison = labkit.bench.compare.compare("Once upon a time", engine="tiny", repeat=5)
+    from labkit.bench.compare import compare
+
+    comparison = compare("Once upon a time", engine="tiny", repeat=5)
     comparison.rows["sse"].ttft_ms, comparison.same_text
 
-One warm-up for each interface is not counted; it also connects. Bytes are counted in one further pass
-through `labkit.net.relay.CountingRelay`, on a connection of its own, which is not timed.
+Each interface has one warm-up first, which also connects and is not timed. A last pass, not timed either,
+goes through a `labkit.net.relay.CountingRelay` on a new connection and counts the bytes.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
-from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from labkit import interfaces
 from labkit.background import LoopThread
 from labkit.bench import machine
-from labkit.bench.machine import Machine
+from labkit.bench.comparison import FIGURES, Comparison, Run
 from labkit.bench.rounds import Progress, rotated, silent
 from labkit.client import Client, Recording
 from labkit.engine import Engine, create_engine
@@ -29,87 +29,6 @@ from labkit.launch.server import Server
 from labkit.net.relay import CountingRelay
 
 Isolation = Literal["thread", "process"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Figures:
-    """The figures of `labkit.figures.metrics.Figures` that are compared; None where one is undefined."""
-
-    tokens: float | None
-    chunks: float | None
-    ttft_ms: float | None
-    itl_p50_ms: float | None
-    itl_p99_ms: float | None
-    icl_p50_ms: float | None
-    tpot_ms: float | None
-    e2e_ms: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(_Figures):
-    """One timed request; `place` is its turn within the repeat."""
-
-    interface: str
-    repeat: int
-    place: int
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row(_Figures):
-    """Medians over the `n` repeats of one interface; bytes as counted on the wire, both ways."""
-
-    interface: str
-    n: int
-    bytes_up: int | None
-    bytes_down: int | None
-
-
-FIGURES = [f.name for f in fields(_Figures)]
-
-
-@dataclass
-class Comparison:
-    """Filled while it runs, so that a live table can show what there is."""
-
-    machine: Machine
-    parameters: dict[str, Any]
-    order: list[list[str]] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> dict[str, Row]:
-        return {name: self._row(name) for name in self.parameters["interfaces"]}
-
-    @property
-    def texts(self) -> dict[str, list[str]]:
-        """The different texts that each interface brought: one, if all is well."""
-        return {
-            name: sorted({run.text for run in self.runs if run.interface == name})
-            for name in self.parameters["interfaces"]
-        }
-
-    @property
-    def same_text(self) -> bool:
-        return len({run.text for run in self.runs}) <= 1
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "machine": asdict(self.machine),
-            "parameters": self.parameters,
-            "same_text": self.same_text,
-            "texts": self.texts,
-            "medians": {name: asdict(row) for name, row in self.rows.items()},
-            "order": self.order,
-            "runs": [asdict(run) for run in self.runs],
-        }
-
-    def _row(self, name: str) -> Row:
-        runs = [run for run in self.runs if run.interface == name]
-        up, down = self.bytes.get(name, (None, None))
-        middle = {figure: _median([getattr(run, figure) for run in runs]) for figure in FIGURES}
-        return Row(interface=name, n=len(runs), bytes_up=up, bytes_down=down, **middle)
 
 
 def compare(
@@ -126,17 +45,17 @@ def compare(
     comparison: Comparison | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Compare the interfaces of these names; all by default.
+    """Compare the interfaces of these names, all by default.
 
     Args:
-        isolation: `"process"` gives each server a process of its own, for figures that are kept;
-            `"thread"` one engine in this process to all of them.
-        comparison: one made by `blank`, to be filled here and watched elsewhere.
+        isolation: `"process"` starts each server in a process of its own, for figures that count;
+            `"thread"` starts them in this process, around one engine.
+        comparison: a `blank` one that this fills, so that another thread can show it meanwhile.
 
     Raises:
         StartError: no such interface or engine.
         InvalidRequest: the request or `repeat` is out of range.
-        LabkitError: an answer failed; a comparison of failures would mean nothing.
+        LabkitError: an answer failed. There is nothing to compare then.
     """
     request = GenerateRequest.parse(
         {"prompt": prompt, "max_tokens": tokens, "seed": seed, "temperature": temperature}
@@ -158,18 +77,19 @@ def compare(
         servers = start_all(stack, chosen, engine, isolation, flush)
         loop = LoopThread("labkit-compare")
         stack.callback(loop.close)
-        loop.run(_Course(servers, request, result, progress).run(repeat))
+        loop.run(_Passes(servers, request, result, progress).run(repeat))
     return result
 
 
 def blank() -> Comparison:
+    """A comparison without runs, with the machine as it is now."""
     return Comparison(machine.describe(), {"interfaces": []})
 
 
 def start_all(
     stack: ExitStack, names: Sequence[str], engine: str, isolation: Isolation, flush: str = "token"
 ) -> dict[str, Server]:
-    """Start a server of each interface side by side; `stack` stops them."""
+    """Start a server of each interface, all at once; `stack` stops them."""
     shared: Engine | str = engine
     if isolation == "thread":
         model = create_engine(engine)
@@ -186,8 +106,8 @@ def start_all(
     return servers
 
 
-class _Course:
-    """The passes of one comparison, on one loop, a client for each interface."""
+class _Passes:
+    """The passes of one comparison, on one loop, with a client for each interface."""
 
     def __init__(
         self, servers: dict[str, Server], request: GenerateRequest, result: Comparison, progress: Progress
@@ -197,7 +117,7 @@ class _Course:
         self._result = result
         self._progress = progress
         self._clients: dict[str, Client] = {}
-        self._passes = 0
+        self._done = 0
 
     async def run(self, repeat: int) -> None:
         names = list(self._servers)
@@ -205,26 +125,26 @@ class _Course:
         try:
             for name in names:
                 self._clients[name] = interfaces.client(name)(self._servers[name].url)
-                self._tell(f"{name}, warm-up", whole)
+                self._report(f"{name}, warm-up", whole)
                 await _record(self._clients[name], self._request)
             for turn in range(repeat):
                 order = rotated(names, turn)
                 self._result.order.append(order)
                 for place, name in enumerate(order):
-                    self._tell(f"{name}, {turn + 1} of {repeat}", whole)
+                    self._report(f"{name}, {turn + 1} of {repeat}", whole)
                     recording = await _record(self._clients[name], self._request)
                     self._result.runs.append(_run(recording, name, turn, place))
             for name in names:
-                self._tell(f"{name}, counting bytes", whole)
+                self._report(f"{name}, counting bytes", whole)
                 self._result.bytes[name] = await self._weigh(name)
             self._progress("done", 1.0)
         finally:
             for client in self._clients.values():
                 await client.aclose()
 
-    def _tell(self, what: str, whole: int) -> None:
-        self._progress(what, self._passes / whole)
-        self._passes += 1
+    def _report(self, what: str, whole: int) -> None:
+        self._progress(what, self._done / whole)
+        self._done += 1
 
     async def _weigh(self, name: str) -> tuple[int, int]:
         async with CountingRelay(self._servers[name].url) as relay:
@@ -244,8 +164,3 @@ def _run(recording: Recording, name: str, repeat: int, place: int) -> Run:
     derived = figures(recording)
     compared = {figure: getattr(derived, figure) for figure in FIGURES}
     return Run(interface=name, repeat=repeat, place=place, text=recording.text, **compared)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

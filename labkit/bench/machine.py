@@ -1,4 +1,4 @@
-"""What figures depend on: the machine and its load, the versions; and the CPU time of another process."""
+"""The machine that figures depend on, its load and its packages' versions; the CPU time of a process."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """No names and no paths: it is meant to be published beside the figures."""
+    """Published beside the figures, so it holds no names of hosts or users and no paths."""
 
     cpu: str
     cores: int
@@ -40,6 +40,7 @@ class Machine:
 
 
 def describe() -> Machine:
+    """This machine, with its load as it is now."""
     return Machine(
         cpu=cpu_model(),
         cores=os.cpu_count() or 1,
@@ -52,18 +53,19 @@ def describe() -> Machine:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found: dict[str, str] = {}
+    """The versions of these packages; one that is not installed is left out."""
+    installed: dict[str, str] = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
 def cpu_model() -> str:
+    """The processor's name, or its architecture where the system does not name it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -73,9 +75,9 @@ def cpu_model() -> str:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used so far, its threads and the kernel's work for it included."""
+    """CPU seconds of a process so far, in all its threads and in the kernel for it."""
     try:
-        # Linux numbers the CPU clock of any process so; it counts nanoseconds, where `cpu_times` has ticks.
+        # Linux's number of a process's CPU clock. It counts nanoseconds; `cpu_times` counts ticks of 10 ms.
         return time.clock_gettime((~pid << 3) | 2)
     except (OSError, AttributeError):
         times = psutil.Process(pid).cpu_times()
@@ -83,7 +85,7 @@ def cpu_s(pid: int) -> float:
 
 
 def clock_is_fine() -> bool:
-    """Whether `cpu_s` counts finer than the 10 ms of a scheduler's tick."""
+    """Whether `cpu_s` has a finer unit than a scheduler's tick of 10 ms."""
     try:
         return time.clock_gettime((~os.getpid() << 3) | 2) > 0
     except (OSError, AttributeError):

@@ -1,8 +1,9 @@
-"""What an open stream weighs in its server: memory of the process against the number of streams that wait.
+"""The memory of an open stream in its server.
 
-Streams of an engine that hardly ever makes a token are opened step by step, each by its interface's own
-client; the weight of one is the slope of a line through the steps (least squares). Where a client shares a
-connection between streams, as gRPC's does, so do these. `raw` is a connection that asks for nothing.
+The benchmark opens streams of an engine that hardly ever makes a token, step by step, each through its
+interface's own client. The weight of a stream is the slope of a line through the server's resident memory at
+each step (least squares). Streams share a connection where a client does so, as gRPC's does. `raw` is a
+connection that asks for nothing.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from statistics import linear_regression
 
 import psutil
+from rich.console import RenderableType
 
-from labkit import interfaces
 from labkit.background import LoopThread
 from labkit.bench import raw
-from labkit.bench.rounds import Progress, silent
+from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.table import number, table
+from labkit.client import Client
 from labkit.events import GenerateRequest
 from labkit.launch.launcher import serve
 from labkit.launch.process import ProcessServer
@@ -40,15 +43,35 @@ class Weight:
 
 @dataclass(frozen=True)
 class Memory:
+    """The weights of `raw` and the interfaces. `streams` were open at the last step."""
+
     streams: int
     weights: list[Weight]
+
+
+def run(options: Options, progress: Progress) -> Memory:
+    return measure(options.interfaces, streams=20 if options.quick else 200, progress=progress)
+
+
+def tables(result: Memory) -> RenderableType:
+    headings = ["", "KiB a\nstream", "MiB before", f"MiB with\n{result.streams} more"]
+    rows = [
+        [
+            weight.interface,
+            number(weight.kib_per_stream),
+            number(weight.resident_kib[0] / 1024),
+            number(weight.resident_kib[-1] / 1024),
+        ]
+        for weight in result.weights
+    ]
+    return table("Memory of the server's process per open stream", headings, rows)
 
 
 def measure(
     names: Sequence[str] | None = None, *, streams: int = 200, steps: int = 5, progress: Progress = silent
 ) -> Memory:
-    """Measure `raw` and the interfaces (all by default), one after the other."""
-    everyone = ["raw", *(interfaces.names() if names is None else names)]
+    """Measure `raw` and the interfaces (all by default), one after another."""
+    everyone = raw.with_raw(names)
     weights: list[Weight] = []
     for index, name in enumerate(everyone):
         progress(f"memory: {name}", index / len(everyone))
@@ -57,57 +80,49 @@ def measure(
 
 
 def _weigh(name: str, streams: int, steps: int) -> Weight:
-    create = raw.create if name == "raw" else interfaces.server(name)
     loop = LoopThread("labkit-bench")
     try:
-        with serve(create, SLOW, isolation="process") as server:
+        with serve(raw.server(name), SLOW, isolation="process") as server:
             assert isinstance(server, ProcessServer) and server.pid is not None
             counts = [round(streams * step / steps) for step in range(steps + 1)]
-            resident = loop.run(_resident(name, server.url, server.pid, counts))
+            resident = loop.run(_resident(raw.client(name), server.url, server.pid, counts))
     finally:
         loop.close()
     return Weight(name, counts, resident, linear_regression(counts, resident).slope)
 
 
-async def _resident(name: str, url: str, pid: int, counts: list[int]) -> list[int]:
+async def _resident(kind: type[Client], url: str, pid: int, counts: list[int]) -> list[int]:
     process = psutil.Process(pid)
     sizes: list[int] = []
     async with AsyncExitStack() as stack:
         opened = 0
         for count in counts:
-            # What the first streams bring in once for all is no part of any stream's weight.
+            # The first streams make the server load what all streams share. That is no stream's weight.
             wanted = count + WARM_UP
-            await _open(stack, name, url, wanted - opened)
+            await _open(stack, kind, url, wanted - opened)
             opened = wanted
             sizes.append(process.memory_info().rss // 1024)
     return sizes
 
 
-async def _open(stack: AsyncExitStack, name: str, url: str, count: int) -> None:
-    """Open streams and wait until the server has begun to answer, and then has come to rest."""
+async def _open(stack: AsyncExitStack, kind: type[Client], url: str, count: int) -> None:
+    """Open streams and wait until the server has begun to answer, and until it rests."""
     begun: list[asyncio.Event] = []
     for _ in range(count):
         begun.append(asyncio.Event())
-        task = asyncio.ensure_future(_hold(name, url, begun[-1]))
+        task = asyncio.ensure_future(_hold(kind, url, begun[-1]))
         stack.push_async_callback(_end, task)
-    patience = QUIET_S if name == "rest" else OPEN_S  # REST says nothing before the answer is whole
+    # A client that does not stream receives nothing here, so there is nothing to wait for.
+    patience = OPEN_S if kind.streams else QUIET_S
     waits = [asyncio.ensure_future(event.wait()) for event in begun]
-    _, silent_ones = await asyncio.wait(waits, timeout=patience)
-    for wait in silent_ones:
+    _, unfinished = await asyncio.wait(waits, timeout=patience)
+    for wait in unfinished:
         wait.cancel()
     await asyncio.sleep(QUIET_S)
 
 
-async def _hold(name: str, url: str, begun: asyncio.Event) -> None:
-    if name == "raw":
-        host, _, port = url.partition("://")[2].rpartition(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            writer.close()
-    async with interfaces.client(name)(url) as client, aclosing(client.chunks(REQUEST)) as chunks:
+async def _hold(kind: type[Client], url: str, begun: asyncio.Event) -> None:
+    async with kind(url) as client, aclosing(client.chunks(REQUEST)) as chunks:
         async for _ in chunks:
             begun.set()
 

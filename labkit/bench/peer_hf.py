@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, BatchEncoding
 PACKAGES = ("transformers", "torch")
 
 
-class Stamps:
-    """Notes the CPU time at which `generate` has the logits of each token, and changes nothing."""
+class TokenTimes:
+    """A logits processor that changes nothing; `times` gets the CPU seconds at each token's logits."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -29,8 +29,8 @@ def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[lis
     def generate(prompts: list[list[int]], tokens: int) -> tuple[float, list[list[int]]]:
         ones = [[1] * len(prompt) for prompt in prompts]
         asked = BatchEncoding({"input_ids": prompts, "attention_mask": ones}, tensor_type="pt")
-        stamps = Stamps()
-        rows = model.generate(**asked, max_new_tokens=tokens, do_sample=False, logits_processor=[stamps])
-        return stamps.times[-1] - stamps.times[0], rows[:, len(prompts[0]) :].tolist()
+        clock = TokenTimes()
+        rows = model.generate(**asked, max_new_tokens=tokens, do_sample=False, logits_processor=[clock])
+        return clock.times[-1] - clock.times[0], rows[:, len(prompts[0]) :].tolist()
 
     return generate

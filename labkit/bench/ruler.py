@@ -1,7 +1,8 @@
-"""How true the lab's own ruler is: what the clients add to what they measure, and how late a loop runs.
+"""The error of the lab's own figures: the delay that clients add, and the lag of a server's loop.
 
-On one host a server's stamps and a client's share a clock, so the client's error is known token by token:
-a first token that is received d ms after the server wrote it makes the measured TTFT d ms too long.
+On one host the server and the client share a clock, so the stamps show the client's error token by token. A
+first token that the client receives d ms after the server wrote it makes the measured TTFT d ms too long.
+An interface whose wire does not carry the stamps is left out.
 """
 
 import asyncio
@@ -10,9 +11,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
+from rich.console import Group, RenderableType
+
 from labkit import interfaces
 from labkit.background import LoopThread
-from labkit.bench.rounds import Progress, rotated, silent
+from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.table import met, number, table
 from labkit.client import Client, Recording
 from labkit.engine import create_engine
 from labkit.events import GenerateRequest, Token
@@ -24,13 +28,17 @@ from labkit.service.service import Service
 TARGET_MS = 1.0
 TURNS = 4
 TICK_S = 0.001
-# Stories end before the context does, and the next begins at once.
 BUSY = GenerateRequest(prompt="Once upon a time", max_tokens=400, ignore_eos=True)
+"""Long answers, so that the engine is never idle."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """One interface's client, in ms: received - written of the first tokens; received - sampled of all."""
+    """One interface's client, in ms.
+
+    `ttft_…` is received - written of the first tokens, the error of the TTFT. `added_…` is received - sampled
+    of all tokens, the delay of all hops together.
+    """
 
     interface: str
     requests: int
@@ -47,7 +55,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Lag:
-    """How much later than asked a server's loop wakes, in ms, while `streams` are decoded in its process."""
+    """How much later than asked a server's loop wakes, in ms, while its process decodes `streams`."""
 
     engine: str
     streams: int
@@ -65,6 +73,38 @@ class Ruler:
     lags: list[Lag]
 
 
+def run(options: Options, progress: Progress) -> Ruler:
+    requests, lag_s = (8, 0.3) if options.quick else (200, 3.0)
+    names, engine = options.interfaces, options.engine
+    return measure(names, requests=requests, engine=engine, lag_s=lag_s, progress=progress)
+
+
+def tables(result: Ruler) -> RenderableType:
+    return Group(_error_table(result), _lag_table(result))
+
+
+def _error_table(result: Ruler) -> RenderableType:
+    headings = ["", "TTFT error\np50", "\np99", "sampled → received\np50", "\np99", "target, p99"]
+    rows = []
+    for error in result.errors:
+        times = (error.ttft_p50_ms, error.ttft_p99_ms, error.added_p50_ms, error.added_p99_ms)
+        target = f"< {error.target_ms:g} ms {met(error.met)}"
+        rows.append([error.interface, *(number(ms, 3) for ms in times), target])
+    n = result.errors[0].requests if result.errors else 0
+    title = f"What the clients add, in ms (n = {n} requests, a token every {result.interval_ms:g} ms)"
+    return table(title, headings, rows)
+
+
+def _lag_table(result: Ruler) -> RenderableType:
+    rows = [
+        [f"{lag.streams}", f"{lag.tokens:,}", number(lag.p50_ms, 2), number(lag.p99_ms, 2)]
+        for lag in result.lags
+    ]
+    engine = result.lags[0].engine if result.lags else ""
+    title = f"How late a loop wakes beside the {engine} engine in the same process, in ms"
+    return table(title, ["streams", "tokens", "p50", "p99"], rows)
+
+
 def measure(
     names: Sequence[str] | None = None,
     *,
@@ -75,9 +115,17 @@ def measure(
     lag_s: float = 3.0,
     progress: Progress = silent,
 ) -> Ruler:
-    """Measure the clients of the interfaces (all by default), then the loop beside `engine`."""
-    everyone = interfaces.names() if names is None else list(names)
-    errors = _errors(everyone, requests, tokens, interval_ms, progress)
+    """Measure the clients of the interfaces (all by default), then the loop beside `engine`.
+
+    Args:
+        requests: to each interface.
+        tokens: in each answer.
+        interval_ms: time between two tokens of the scripted engine that the clients read.
+        lag_s: seconds for each number of streams beside `engine`.
+    """
+    everyone = interfaces.names() if names is None else names
+    stamped = [name for name in everyone if "stamps" not in interfaces.client(name).lacks]
+    errors = _errors(stamped, requests, tokens, interval_ms, progress)
     lags: list[Lag] = []
     for index, streams in enumerate((0, 1, 8)):
         progress(f"ruler: the loop beside {streams} streams", 0.8 + index / 15)
@@ -90,7 +138,7 @@ def _errors(
 ) -> list[Error]:
     ask = GenerateRequest(prompt="measure", max_tokens=tokens, stamps=True)
     engine = f"scripted:tokens={tokens},interval_ms={interval_ms:g}"
-    taken: dict[str, list[Recording]] = {name: [] for name in names}
+    recordings: dict[str, list[Recording]] = {name: [] for name in names}
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serve(name, engine, isolation="process")) for name in names}
         loop = LoopThread("labkit-bench")
@@ -99,8 +147,8 @@ def _errors(
             share = requests * (turn + 1) // TURNS - requests * turn // TURNS
             for index, name in enumerate(rotated(names, turn)):
                 progress(f"ruler: {name}", (turn + index / len(names)) / TURNS * 0.8)
-                taken[name] += loop.run(_record(interfaces.client(name), servers[name].url, ask, share))
-    return [_error(name, taken[name]) for name in names]
+                recordings[name] += loop.run(_record(interfaces.client(name), servers[name].url, ask, share))
+    return [_error(name, recordings[name]) for name in names]
 
 
 async def _record(kind: type[Client], url: str, ask: GenerateRequest, count: int) -> list[Recording]:
@@ -117,7 +165,10 @@ def _error(name: str, recordings: list[Recording]) -> Error:
 
 
 def loop_lag(engine: str, streams: int, seconds: float) -> Lag:
-    """Sleep 1 ms again and again on the loop that takes the tokens, and see how much longer it takes."""
+    """Measure how late a loop wakes that also reads `streams` answers of `engine`.
+
+    A task on the loop sleeps 1 ms again and again; what a sleep takes beyond that is the lag.
+    """
     model = create_engine(engine)
     loop = LoopThread("labkit-bench")
     try:
@@ -132,9 +183,9 @@ async def _beside(service: Service, streams: int, seconds: float) -> tuple[list[
     end = time.monotonic() + seconds
     readers = [asyncio.ensure_future(_read(service, end)) for _ in range(streams)]
     late: list[float] = []
-    while (asked := time.monotonic()) < end:
+    while (start := time.monotonic()) < end:
         await asyncio.sleep(TICK_S)
-        late.append((time.monotonic() - asked - TICK_S) * 1e3)
+        late.append((time.monotonic() - start - TICK_S) * 1e3)
     return late, sum(await asyncio.gather(*readers))
 
 

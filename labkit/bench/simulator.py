@@ -1,14 +1,17 @@
-"""How true the simulator is: workloads on the real engine, in real time, held against what was predicted.
+"""The simulator's error: its predictions of workloads beside the same workloads on the engine, in real time.
 
-Each prediction is made from a calibration just before; another just after tells whether the machine was as
-fast all the while. Nothing can be said about a prediction for a machine that changed, or that others used.
+A calibration just before a workload gives the prediction. Another just after shows whether the machine kept
+its speed. If it did not, or if other processes used it, the verdict is inconclusive.
 """
 
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from labkit.bench.rounds import Progress, silent
+from rich.console import RenderableType
+
+from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.table import number, table
 from labkit.engine import create_engine
 from labkit.engine.batched import BatchedEngine
 from labkit.engine.scheduler import Limits, blocks
@@ -28,18 +31,21 @@ SHAPE = Shape(
     prompt=LogNormal(median=64, sigma=0.7, low=8, high=320),
     output=LogNormal(median=48, sigma=0.6, low=8, high=160),
 )
-"""Short requests, so that a run of seconds has hundreds of them."""
+"""Short requests, so that some seconds hold hundreds of them."""
 LONGEST = Shape(prompt=Uniform(480, 480), output=Uniform(2, 2))
-"""As many tokens as the longest of them comes to hold."""
+"""Requests with as many tokens as the longest of `SHAPE` ends with."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One workload as measured and as predicted, in seconds; errors are predicted / measured - 1.
+    """One workload as measured and as predicted, in seconds; an error is predicted / measured - 1.
 
-    `busy_s` is how long there was anything to do: unlike `total_s` it has no pauses between arrivals, which
-    are easy to predict. `drift` is how much the machine changed: `busy_s` as predicted by the calibration
-    after over that of the one before, - 1. `others` is the share of the cores that other processes used.
+    Attributes:
+        busy_s: the time during which at least one request was unfinished. It leaves out the pauses between
+            arrivals, which `total_s` contains and which are easy to predict.
+        drift: how much the machine changed: `busy_s` predicted from the calibration after the workload, over
+            `busy_s` predicted from the one before, - 1.
+        others: the share of the cores that other processes used.
     """
 
     workload: str
@@ -67,7 +73,7 @@ class Prediction:
 
     @property
     def verdict(self) -> Literal["met", "not met", "inconclusive"]:
-        """Inconclusive where the machine changed, or was used by others, too much to tell."""
+        """Inconclusive where the machine's speed changed, or others used it, by more than a tenth."""
         if abs(self.drift) > STEADY or self.others > QUIET:
             return "inconclusive"
         met = abs(self.total_error) <= TOTAL_TARGET and abs(self.ttft_error) <= TTFT_TARGET
@@ -76,7 +82,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Simulator:
-    """`calibrations` are from before the first workload and after each."""
+    """`calibrations` are from before the first workload and from after each."""
 
     policy: str
     seqs: int
@@ -84,13 +90,37 @@ class Simulator:
     predictions: list[Prediction]
 
 
+def run(options: Options, progress: Progress) -> Simulator:
+    return measure(seconds=1.0 if options.quick else 6.0, progress=progress)
+
+
+def tables(result: Simulator) -> RenderableType:
+    headings = ["", "requests", "total, s", "p99 TTFT, ms", "machine\nchanged", "target"]
+    rows = [
+        [
+            p.workload,
+            f"{p.requests}",
+            _predicted(p.total_s, p.predicted_total_s, p.total_error, 2),
+            _predicted(p.ttft_p99_s * 1e3, p.predicted_ttft_p99_s * 1e3, p.ttft_error, 0),
+            f"{p.drift:+.0%}",
+            p.verdict,
+        ]
+        for p in result.predictions
+    ]
+    return table(f"Measured → simulated, policy {result.policy}", headings, rows)
+
+
+def _predicted(measured: float, predicted: float, error: float, digits: int) -> str:
+    return f"{number(measured, digits)} → {number(predicted, digits)} ({error:+.0%})"
+
+
 def measure(
     *, policy: str = "sarathi", seqs: int = 64, seconds: float = 6.0, progress: Progress = silent
 ) -> Simulator:
-    """Hold three workloads of about so many seconds each against their predictions.
+    """Compare three workloads of about so many seconds each with their predictions.
 
     Raises:
-        InvalidRequest: there is no such policy, or too many seqs.
+        InvalidRequest: there is no such policy, or the engine cannot hold that many seqs.
     """
     progress("simulator: calibration", 0.0)
     calibrations = [calibrate()]
@@ -114,9 +144,13 @@ def measure(
 
 
 def workloads(cost: Cost, policy: str, limits: Limits, seconds: float) -> dict[str, Workload]:
-    """Three of about so many seconds, as heavy as a machine of this cost can bear without falling behind."""
+    """Three workloads of about so many seconds, as heavy as a machine of this cost bears.
+
+    "bursts" asks for half, "poisson" for half, and "ramp" for a fifth to four fifths of the requests a second
+    that full batches reach, so the engine does not fall behind.
+    """
     batch = bursts(256, 1.0, 256, shape=SHAPE)
-    most = len(batch) / _seconds(simulate(batch, policy, limits, cost))  # requests a second at full batches
+    most = len(batch) / _seconds(simulate(batch, policy, limits, cost))  # requests a second with full batches
     requests = ceil(seconds * most / 2)
     return {
         "poisson": poisson(most / 2, requests, shape=SHAPE),
@@ -130,7 +164,7 @@ def _seconds(records: list[Record]) -> float:
 
 
 def _busy_s(records: list[Record]) -> float:
-    """How long at least one request was there that had not got its last token."""
+    """The time in seconds during which at least one request was unfinished."""
     busy_s = until_s = 0.0
     for request in timelines(records):
         end_s = request.token_times_s[-1]
@@ -140,7 +174,7 @@ def _busy_s(records: list[Record]) -> float:
 
 
 def _drive(jobs: Workload, engine: BatchedEngine) -> tuple[list[Record], float]:
-    """The engine's records, and the share of the cores that other processes used meanwhile."""
+    """Run the workload; return the engine's records and the share of the cores that other processes used."""
     neighbours = Neighbours()
     records = drive(jobs, engine)
     return records, neighbours.share()

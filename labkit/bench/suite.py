@@ -1,71 +1,78 @@
-"""The benchmarks by name, run one after the other into one result that becomes JSON."""
+"""Runs benchmarks by name, one after another, into one result that becomes JSON and tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Protocol, cast
 
-from labkit.bench import machine, memory, peers, ruler, simulator, transport
+from rich.console import RenderableType
+
+from labkit.bench import BENCHMARKS, machine
 from labkit.bench.machine import Machine
-from labkit.bench.memory import Memory
-from labkit.bench.peers import Peers
-from labkit.bench.rounds import Progress, silent
-from labkit.bench.ruler import Ruler
-from labkit.bench.simulator import Simulator
-from labkit.bench.transport import Transport
+from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.table import machine_line
+from labkit.errors import StartError
 
-Name = Literal["transport", "memory", "ruler", "engine", "simulator"]
-NAMES: tuple[Name, ...] = ("transport", "memory", "ruler", "engine", "simulator")
+
+class Benchmark(Protocol):
+    """What the module of a benchmark offers. Its result is a dataclass."""
+
+    def run(self, options: Options, progress: Progress) -> Any:
+        """Measure."""
+
+    def tables(self, result: Any) -> RenderableType:
+        """What a terminal shows of a result."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The load average in `machine` is from before the first benchmark; None is one that was not run."""
+    """The results by benchmark. The load average in `machine` is from before the first one."""
 
     machine: Machine
-    parameters: dict[str, Any]
-    transport: Transport | None = None
-    memory: Memory | None = None
-    ruler: Ruler | None = None
-    engine: Peers | None = None
-    simulator: Simulator | None = None
+    options: Options
+    results: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The machine, the options, and the result of each benchmark: None where it did not run."""
+        figures = {name: asdict(self.results[name]) if name in self.results else None for name in BENCHMARKS}
+        return {"machine": asdict(self.machine), "parameters": asdict(self.options), **figures}
+
+    def tables(self) -> list[RenderableType]:
+        """The tables of all results, then a line on the machine."""
+        tables = [benchmark(name).tables(result) for name, result in self.results.items()]
+        return [*tables, machine_line(self.machine)]
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of this name.
+
+    Raises:
+        StartError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise StartError(f"no benchmark {name!r}: there are {', '.join(BENCHMARKS)}")
+    return cast(Benchmark, import_module(f"labkit.bench.{name}"))
 
 
 def run(
-    which: Sequence[Name] = NAMES,
-    *,
-    interfaces: Sequence[str] | None = None,
-    engine: str = "tiny",
-    quick: bool = False,
+    names: Sequence[str] = tuple(BENCHMARKS),
+    options: Options | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Run benchmarks; all take six to seven minutes, `quick` ones some seconds for figures that are rough."""
-    parameters = {"interfaces": interfaces, "engine": engine, "quick": quick}
+    """Run benchmarks. All take six to seven minutes, and some seconds with `quick`.
+
+    Raises:
+        StartError: there is no benchmark of one of the names.
+    """
+    options = options or Options()
+    chosen = {name: benchmark(name) for name in names}
     before = machine.describe()
-    done: dict[str, Any] = {}
-    for index, name in enumerate(which):
+    results: dict[str, Any] = {}
+    for index, (name, each) in enumerate(chosen.items()):
 
-        def share(what: str, part: float, index: int = index) -> None:
-            progress(what, (index + part) / len(which))
+        def share(what: str, done: float, index: int = index) -> None:
+            progress(what, (index + done) / len(chosen))
 
-        done[name] = _one(name, interfaces, engine, quick, share)
+        results[name] = each.run(options, share)
     progress("done", 1.0)
-    return Results(before, parameters, **done)
-
-
-def _one(name: Name, interfaces: Sequence[str] | None, engine: str, quick: bool, share: Progress) -> object:
-    if name == "transport":
-        if quick:
-            return transport.measure(interfaces, streams=(1, 4), rounds=2, cpu_s=0.02, progress=share)
-        return transport.measure(interfaces, progress=share)
-    if name == "memory":
-        return memory.measure(interfaces, streams=20 if quick else 200, steps=5, progress=share)
-    if name == "engine":
-        return peers.measure(tokens=32, rounds=1, progress=share) if quick else peers.measure(progress=share)
-    if name == "simulator":
-        return simulator.measure(seconds=1.0 if quick else 6.0, progress=share)
-    if quick:
-        return ruler.measure(interfaces, requests=8, engine=engine, lag_s=0.3, progress=share)
-    return ruler.measure(interfaces, engine=engine, progress=share)
+    return Results(before, options, results)

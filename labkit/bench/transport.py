@@ -1,9 +1,8 @@
-"""What a streamed token costs its server in CPU time, through each interface, against raw sockets.
+"""The server's CPU time per streamed token, through each interface and through raw sockets.
 
-The scripted engine runs at full speed and every token is a write of its own. One server process an
-interface, drained by the clients in `labkit.bench.drains`. All interfaces are measured in every round, in an
-order that turns, and each is divided by the raw figure of its own round: what disturbs the machine
-disturbs both.
+The scripted engine runs at full speed, and every token is a write of its own. Each interface has a server in
+a process of its own; its client's `drain` reads. Every round measures all interfaces, in an order that turns,
+and divides each figure by the raw figure of the same round, because a disturbance of the machine slows both.
 """
 
 import asyncio
@@ -12,24 +11,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
-from types import MappingProxyType
 
-from labkit import interfaces
+from rich.console import RenderableType
+
 from labkit.background import LoopThread
 from labkit.bench import machine, raw
-from labkit.bench.drains import drain
-from labkit.bench.rounds import Progress, rotated, silent
+from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.table import met, table
+from labkit.events import GenerateRequest
 from labkit.launch.launcher import serve
 from labkit.launch.process import ProcessServer
 
-TARGETS = MappingProxyType({"sse": 3.0, "websocket": 3.5, "grpc": 8.0})
 TARGET_STREAMS = 64
+"""The number of streams at which a client's `cpu_target` is judged."""
 PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One interface at one number of streams: µs of server CPU per token, and as a multiple of raw."""
+class TokenCpu:
+    """One interface at one number of streams: µs of the server's CPU time per token, and over raw's."""
 
     interface: str
     streams: int
@@ -41,17 +41,45 @@ class Cost:
 
     @property
     def met(self) -> bool | None:
-        """None where no target is set."""
+        """Whether the ratio is within the target; None where there is no target."""
         return None if self.target is None else self.ratio <= self.target
 
 
 @dataclass(frozen=True)
 class Transport:
-    """`costs` has a row for each interface and number of streams, `raw` first."""
+    """`costs` has an entry for each number of streams and each interface, `raw` first."""
 
     tokens: int
     rounds: int
-    costs: list[Cost]
+    costs: list[TokenCpu]
+
+
+def run(options: Options, progress: Progress) -> Transport:
+    if options.quick:
+        return measure(options.interfaces, streams=(1, 4), rounds=2, cpu_s=0.02, progress=progress)
+    return measure(options.interfaces, progress=progress)
+
+
+def tables(result: Transport) -> RenderableType:
+    streams = list(dict.fromkeys(cost.streams for cost in result.costs))
+    rows: dict[str, list[TokenCpu]] = {}
+    for cost in result.costs:
+        rows.setdefault(cost.interface, []).append(cost)
+    headings = ["", *(f"{n} stream{'s' * (n > 1)}\nµs · × raw" for n in streams), "target"]
+    title = (
+        f"CPU of the server per token ({result.tokens} a stream, a write each; medians of {result.rounds})"
+    )
+    return table(
+        title, headings, ([name, *map(_cell, costs), _target(costs)] for name, costs in rows.items())
+    )
+
+
+def _cell(cost: TokenCpu) -> str:
+    return f"{cost.us_per_token:.1f} · {cost.ratio:.2f}×"
+
+
+def _target(costs: Sequence[TokenCpu]) -> str:
+    return " ".join(f"≤ {cost.target:g}× {met(bool(cost.met))}" for cost in costs if cost.target is not None)
 
 
 def measure(
@@ -63,31 +91,32 @@ def measure(
     cpu_s: float = 0.15,
     progress: Progress = silent,
 ) -> Transport:
-    """Measure; about 15 s for each number of streams.
+    """Measure, for about 15 s for each number of streams.
 
     Args:
-        names: the interfaces; all by default. `raw` is always among them.
-        cpu_s: CPU time that each figure of each round rests on; longer where only a coarse clock is there.
+        names: the interfaces; all by default. `raw` is always measured too.
+        cpu_s: CPU time behind each figure of each round; at least 0.5 s where the machine's clock is coarse.
     """
     cpu_s = cpu_s if machine.clock_is_fine() else max(cpu_s, 0.5)
     with ExitStack() as stack:
-        bench = _Bench(stack, ["raw", *(interfaces.names() if names is None else names)], tokens)
-        costs: list[Cost] = []
+        bench = _Bench(stack, raw.with_raw(names), tokens)
+        costs: list[TokenCpu] = []
         for index, count in enumerate(streams):
             answers = {name: bench.answers(name, count, cpu_s) for name in bench.names}
-            taken: dict[str, list[float]] = {name: [] for name in bench.names}
+            rounds_us: dict[str, list[float]] = {name: [] for name in bench.names}
             for turn in range(rounds):
                 progress(f"transport: {count} streams", (index + turn / rounds) / len(streams))
                 for name in rotated(bench.names, turn):
-                    taken[name].append(bench.us_per_token(name, count, answers[name]))
-            costs += [_cost(name, count, answers[name], taken) for name in bench.names]
+                    rounds_us[name].append(bench.us_per_token(name, count, answers[name]))
+            costs += [_cost(name, count, answers[name], rounds_us) for name in bench.names]
     return Transport(tokens, rounds, costs)
 
 
-def _cost(name: str, streams: int, answers: int, taken: dict[str, list[float]]) -> Cost:
-    ratios = [here / there for here, there in zip(taken[name], taken["raw"], strict=True)]
-    target = TARGETS.get(name) if streams == TARGET_STREAMS else None
-    return Cost(name, streams, answers, taken[name], median(taken[name]), median(ratios), target)
+def _cost(name: str, streams: int, answers: int, rounds_us: dict[str, list[float]]) -> TokenCpu:
+    own, yardstick = rounds_us[name], rounds_us[raw.RAW]
+    ratio = median(here / there for here, there in zip(own, yardstick, strict=True))
+    target = raw.client(name).cpu_target if streams == TARGET_STREAMS else None
+    return TokenCpu(name, streams, answers, own, median(own), ratio, target)
 
 
 class _Bench:
@@ -96,20 +125,21 @@ class _Bench:
     def __init__(self, stack: ExitStack, names: list[str], tokens: int) -> None:
         self.names = names
         self._tokens = tokens
+        self._request = GenerateRequest(prompt="measure", max_tokens=tokens)
         self._loop = LoopThread("labkit-bench")
         stack.callback(self._loop.close)
         self._servers: dict[str, ProcessServer] = {}
         for name in names:
-            interface = raw.create if name == "raw" else interfaces.server(name)
-            server = serve(interface, f"scripted:tokens={tokens},interval_ms=0", isolation="process")
+            engine = f"scripted:tokens={tokens},interval_ms=0"
+            server = serve(raw.server(name), engine, isolation="process")
             assert isinstance(server, ProcessServer)
             self._servers[name] = stack.enter_context(server)
 
     def answers(self, name: str, streams: int, cpu_s: float) -> int:
-        """Warm up, and find how many answers a stream must take so that a figure rests on `cpu_s`."""
+        """Warm up; return how many answers a stream must take for a figure to rest on `cpu_s`."""
         self.us_per_token(name, streams, 1)
         once = self.us_per_token(name, streams, 1) * streams * self._tokens / 1e6
-        return max(1, ceil(cpu_s / max(once, 1e-3)))  # a busy kernel may not have counted it yet
+        return max(1, ceil(cpu_s / max(once, 1e-3)))  # a busy kernel may report no time yet
 
     def us_per_token(self, name: str, streams: int, answers: int) -> float:
         pid = self._servers[name].pid
@@ -119,5 +149,5 @@ class _Bench:
         return (machine.cpu_s(pid) - before) * 1e6 / (streams * answers * self._tokens)
 
     async def _drain(self, name: str, streams: int, answers: int) -> None:
-        read, url = drain(name), self._servers[name].url
-        await asyncio.gather(*(read(url, self._tokens, answers) for _ in range(streams)))
+        kind, url = raw.client(name), self._servers[name].url
+        await asyncio.gather(*(kind.drain(url, self._request, answers) for _ in range(streams)))

@@ -1,1 +1,1 @@
-"""The command line: `labkit serve | stream | compare | bench | doctor | lab`."""
+"""The command line: one file a command, which `app` puts together."""

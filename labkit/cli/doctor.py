@@ -1,6 +1,6 @@
-"""What of the lab is installed and works here, what is missing, and how to get it.
+"""`labkit doctor`: what of the lab is installed and works here, what is missing, and how to get it.
 
-Each check takes what it looks at as an argument, so that a test can take something away.
+Each check takes what it examines as an argument, so that a test can take something away.
 """
 
 import json
@@ -14,6 +14,10 @@ from importlib.metadata import EntryPoint, distributions, entry_points, requires
 from pathlib import Path
 from typing import Literal
 
+import typer
+
+from labkit.cli import terminal
+
 State = Literal["ok", "missing", "absent"]
 
 PYTHON = (3, 11)
@@ -23,11 +27,15 @@ HERE = Path(__file__).parents[1]
 WEIGHTS = HERE / "models" / "weights"
 CONSTRAINTS = HERE.parent / "constraints.txt"
 INSTALL = "pip install -e ."
+MARKS = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "absent": "[yellow]–[/]"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """`missing`: the core cannot run without it; `absent`: something beside the core cannot."""
+    """One part of the lab, and the remedy where it is not here.
+
+    The core cannot run without a part that is `missing`; it can without one that is `absent`.
+    """
 
     name: str
     state: State
@@ -35,7 +43,27 @@ class Check:
     remedy: str = ""
 
 
+def command() -> None:
+    """Show what is installed and what is missing; status 1 if the core cannot run."""
+    from rich import box
+    from rich.table import Table
+
+    checks = examine()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for heading in ("", "what", "found", "to get it"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row(MARKS[check.state], check.name, check.found, check.remedy)
+    console = terminal.console()
+    console.print(table)
+    if not can_run(checks):
+        console.print("✗ the core cannot run yet", style="bold red")
+        raise typer.Exit(1)
+    console.print("✓ the core can run", style="green")
+
+
 def examine() -> list[Check]:
+    """All checks of this installation."""
     return [
         python(sys.version_info[:2]),
         *packages(installed(), requires("labkit") or [], pins(CONSTRAINTS)),
@@ -56,12 +84,12 @@ def python(version: tuple[int, ...]) -> Check:
 
 
 def installed() -> dict[str, str]:
-    """Every installed package and its version."""
-    return {_normal(found.name): found.version for found in distributions() if found.name}
+    """The version of every installed package."""
+    return {_normal(package.name): package.version for package in distributions() if package.name}
 
 
 def pins(path: Path) -> dict[str, str]:
-    """The versions in a constraints file; none where there is no file."""
+    """The versions in a constraints file; none if the file does not exist."""
     if not path.exists():
         return {}
     pairs = (
@@ -74,7 +102,7 @@ def pins(path: Path) -> dict[str, str]:
 def packages(
     present: Mapping[str, str], requirements: Sequence[str], pinned: Mapping[str, str]
 ) -> list[Check]:
-    """One check for each package that labkit asks for; other versions than the tested ones are named."""
+    """One check for each package that labkit requires; it names a version that is not the tested one."""
     checks: list[Check] = []
     for requirement in requirements:
         specifier, _, marker = requirement.partition(";")
@@ -89,19 +117,19 @@ def _package(name: str, version: str | None, pinned: str | None) -> Check:
     if version is None:
         state: State = "absent" if name in NOTEBOOKS else "missing"
         return Check(name, state, "not installed", f"pip install {name}=={pinned}" if pinned else INSTALL)
-    # A local part such as "+cpu" says how it was built, not which version it is.
+    # A local part such as "+cpu" names the build, not the version.
     if pinned and version.partition("+")[0] != pinned.partition("+")[0]:
         return Check(name, "ok", f"{version}, tested with {pinned}")
     return Check(name, "ok", version)
 
 
 def doors(points: Mapping[str, Sequence[EntryPoint]]) -> list[Check]:
-    """Whether the servers and clients that packages announce can be imported."""
+    """Whether the servers and clients of the entry points can be imported."""
     checks: list[Check] = []
-    for group, found in points.items():
+    for group, entries in points.items():
         kind = group.rpartition(".")[2]
-        broken = {point.name: error for point in found if (error := _import_error(point))}
-        working = [point.name for point in found if point.name not in broken]
+        broken = {point.name: error for point in entries if (error := _import_error(point))}
+        working = [point.name for point in entries if point.name not in broken]
         if working:
             checks.append(Check(kind, "ok", ", ".join(sorted(working))))
         else:
@@ -119,7 +147,7 @@ def _import_error(point: EntryPoint) -> str:
 
 
 def weights(folder: Path) -> list[Check]:
-    """Whether the shipped model is there and whole, by the header of its file."""
+    """Whether the shipped model is there and, by its file's header, complete."""
     remedy = "make train, or git checkout -- labkit/models/weights"
     text, tokenizer = folder / "text.safetensors", folder / "tokenizer.json"
     lacking = [path.name for path in (text, tokenizer) if not path.exists()]
@@ -134,10 +162,12 @@ def weights(folder: Path) -> list[Check]:
 
 
 def _parameters(path: Path) -> int:
-    """Numbers in a safetensors file: its header is JSON, whose length is in the first eight bytes.
+    """How many numbers a safetensors file holds.
+
+    Its first eight bytes give the length of a JSON header, which gives each tensor's shape and place.
 
     Raises:
-        ValueError: the file is not one, or is cut short.
+        ValueError: the file has no such header, or ends too early.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -158,18 +188,16 @@ def _parameters(path: Path) -> int:
 
 
 def programs(which: Callable[[str], str | None]) -> list[Check]:
-    """What is used beside Python, none of it by the core."""
+    """Programs beside Python. The core needs none of them."""
     browser = next(filter(which, BROWSERS), None)
     return [
-        Check("browser", "ok", browser)
-        if browser
-        else Check(
-            "browser", "absent", "no Chromium; only tests in a browser need it", "apt install chromium"
-        ),
-        Check("node", "ok", "node")
-        if which("node")
-        else Check("node", "absent", "only the JavaScript client's tests need it", "apt install nodejs"),
+        _program("browser", browser, "no Chromium; only tests in a browser need it", "apt install chromium"),
+        _program("node", which("node"), "only the JavaScript client's tests need it", "apt install nodejs"),
     ]
+
+
+def _program(name: str, path: str | None, without: str, remedy: str) -> Check:
+    return Check(name, "ok", Path(path).name) if path else Check(name, "absent", without, remedy)
 
 
 def _normal(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Opens JupyterLab on the first chapter, on this machine's own address alone."""
+"""`labkit lab`: JupyterLab on the first chapter, which only this machine can reach."""
 
 import os
 import secrets
@@ -11,7 +11,10 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 from urllib.parse import quote
+
+import typer
 
 from labkit.errors import StartError
 
@@ -20,16 +23,27 @@ START_S = 60.0
 STOP_S = 10.0
 
 
+def command(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="This one or the next free one.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser if there is a screen.")] = True,
+    folder: Annotated[
+        Path | None, typer.Option("--notebooks", help="A folder of chapters other than labkit's.")
+    ] = None,
+) -> None:
+    """Open JupyterLab on the first chapter, on 127.0.0.1."""
+    raise typer.Exit(run(folder or notebooks(), port, browser, lambda line: print(line, flush=True)))
+
+
 def find_chapter(folder: Path) -> Path:
     """The first chapter of the notebooks in `folder`.
 
     Raises:
         StartError: there is none.
     """
-    found = sorted(folder.glob("00*.ipynb"))
-    if not found:
+    chapters = sorted(folder.glob("00*.ipynb"))
+    if not chapters:
         raise StartError("no notebooks/00*.ipynb beside labkit or here: run it in a clone of the repository")
-    return found[0]
+    return chapters[0]
 
 
 def notebooks() -> Path:
@@ -39,7 +53,11 @@ def notebooks() -> Path:
 
 
 def free_port(port: int) -> int:
-    """This port, or the next free one after it."""
+    """This port, or the next free one after it.
+
+    Raises:
+        StartError: fifty ports in a row are in use.
+    """
     for candidate in range(port, port + 50):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,8 +69,8 @@ def free_port(port: int) -> int:
     raise StartError(f"no free port from {port} to {port + 49}: choose another with --port")
 
 
-def command(root: Path, port: int, as_root: bool) -> list[str]:
-    """How to start Jupyter: no browser of its own, and no question at the end."""
+def jupyter_command(root: Path, port: int, as_root: bool) -> list[str]:
+    """The command that starts JupyterLab without a browser, news or questions."""
     options = [
         "--no-browser",
         f"--ServerApp.ip={HOST}",
@@ -67,7 +85,7 @@ def command(root: Path, port: int, as_root: bool) -> list[str]:
 
 
 def has_screen(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
-    """Whether a browser that is opened here would be seen."""
+    """Whether somebody would see a browser that opens here."""
     if platform in ("win32", "darwin"):
         return True
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
@@ -85,9 +103,11 @@ def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> i
     token = secrets.token_urlsafe(24)
     path = quote(chapter.relative_to(root).as_posix())
     as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    # In a session of its own, an interrupt from the keyboard reaches it through us alone, and once.
+    # In a session of its own, Jupyter gets an interrupt from the keyboard only through `_Ending`, and once.
     jupyter = subprocess.Popen(
-        command(root, port, as_root), env={**os.environ, "JUPYTER_TOKEN": token}, start_new_session=True
+        jupyter_command(root, port, as_root),
+        env={**os.environ, "JUPYTER_TOKEN": token},
+        start_new_session=True,
     )
     with _Ending(jupyter) as ending:
         if _answers(jupyter, port, lambda: ending.asked):
@@ -96,7 +116,7 @@ def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> i
             say(f"JupyterLab {'is open in your browser' if shown else 'is here'}: {url}")
             say("Ctrl-C stops it.")
         elif not ending.asked:
-            raise StartError("JupyterLab did not start: its last words are above")
+            raise StartError("JupyterLab did not start: its messages are above")
         status = jupyter.wait()
     return 0 if ending.asked else status
 
@@ -121,7 +141,7 @@ def _open(url: str) -> bool:
 
 
 class _Ending:
-    """Passes interrupts and requests to terminate on, and leaves no Jupyter behind."""
+    """While inside, passes interrupts and requests to terminate on to Jupyter; at the end Jupyter is gone."""
 
     SIGNALS = tuple(
         getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -147,7 +167,7 @@ class _Ending:
             signal.signal(number, handler)
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        """End it in the way that asks no question; who asks again means it."""
+        """Terminate Jupyter, which asks no question then; at a second request, kill it."""
         if self.asked:
             self._jupyter.kill()
         else:

@@ -1,52 +1,27 @@
-"""What `labkit serve` and `labkit stream` do in a terminal."""
+"""What several commands share: a console, a request to terminate as an interrupt, a file of figures."""
 
-import shlex
+import json
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from urllib.parse import quote
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from labkit import interfaces
-from labkit.background import LoopThread
-from labkit.client import Chunk, Recording
-from labkit.errors import InvalidRequest, from_code
-from labkit.events import Failed, GenerateRequest, Token
-from labkit.figures.metrics import figures
-from labkit.launch.server import Server
+from labkit.errors import StartError
 
-PROMPT = "Once upon a time"
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def example(name: str, url: str) -> str:
-    """A command that asks the server and that a person can paste: curl where it can, or labkit's client."""
-    known = {
-        "rest": f"""curl {url}/generate -H 'content-type: application/json' -d '{{"prompt": "{PROMPT}"}}'""",
-        "sse": f"curl -N '{url}/generate?prompt={quote(PROMPT)}'",
-    }
-    return known.get(name) or f"labkit stream {name} {shlex.quote(PROMPT)} --url {url}"
+def console(stderr: bool = False) -> "Console":
+    from rich.console import Console
 
-
-def until_signal(server: Server) -> None:
-    """Serve until an interrupt or a request to terminate, then stop; more of them change nothing."""
-    asked = threading.Event()
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    with server:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, ask)
-        # Without a time-out, an interrupt on Windows would not be noticed.
-        while not asked.wait(1.0):
-            pass
+    return Console(stderr=stderr)
 
 
 @contextmanager
 def interrupt_on_terminate() -> Iterator[None]:
-    """Within, a request to terminate ends things as an interrupt does."""
+    """While inside, a request to terminate (SIGTERM) raises KeyboardInterrupt, as an interrupt does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -54,41 +29,21 @@ def interrupt_on_terminate() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def stream_to_stdout(name: str, url: str, request: GenerateRequest) -> Recording:
-    """Print each token as it comes; an interrupt stops the generation.
+def check_writable(path: Path | None) -> None:
+    """Raise StartError if the file's folder is missing: before minutes of measuring, and not after them."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise StartError(f"cannot write {path}: there is no such folder")
+
+
+def write_json(path: Path | None, value: dict[str, Any]) -> None:
+    """Write the figures, if a file is asked for.
 
     Raises:
-        LabkitError: refused, cut off, or failed in the middle; what had come is printed.
+        StartError: the file cannot be written.
     """
-    if "://" not in url:
-        raise InvalidRequest(f"{url}: a URL has a scheme, as in http://127.0.0.1:8000")
-    loop = LoopThread("labkit-stream")
+    if path is None:
+        return
     try:
-        return loop.run(_print(name, url, request))
-    finally:
-        loop.close()
-
-
-async def _print(name: str, url: str, request: GenerateRequest) -> Recording:
-    async with interfaces.client(name)(url) as client:
-        recording = await client.record(request, _write)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    if isinstance(end := recording.end, Failed):
-        raise from_code(end.code, end.message)
-    return recording
-
-
-def _write(_: Recording, chunk: Chunk) -> None:
-    sys.stdout.write("".join(event.text for event in chunk.events if isinstance(event, Token)))
-    sys.stdout.flush()
-
-
-def summary(recording: Recording) -> str:
-    """One line on a stream that has ended: TTFT, tokens, their rate, the reason."""
-    f = figures(recording)
-    end = recording.end
-    reason = "" if end is None or isinstance(end, Failed) else end.reason
-    ttft = "no token" if f.ttft_ms is None else f"TTFT {f.ttft_ms:,.1f} ms"
-    rate = f", {1000 / f.tpot_ms:,.1f} tokens/s" if f.tpot_ms else ""
-    return f"{ttft}, {f.tokens} tokens{rate}, {reason}"
+        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StartError(f"cannot write {path}: {error.strerror}") from None

@@ -1,19 +1,19 @@
-"""Every figure of a delivery, derived here and only here: of recordings, traces and simulations.
+"""The figures of a delivery. Recordings, traces and simulations get theirs here, and nowhere else.
 
-For a request sent (in a trace: arrived) at s, whose n tokens became readable at t1..tn on the same clock:
+A request is sent (in a trace: arrives) at s. Its n tokens become readable at t1..tn on the same clock:
 
     TTFT     t1 - s              time to first token
-    ITL      t(i+1) - t(i)       inter-token latency; many are 0 where a chunk brought several tokens
-    ICL      the same between chunks, the reads that brought at least one token
+    ITL      t(i+1) - t(i)       inter-token latency; 0 between tokens of one chunk
+    ICL      the same between chunks; a chunk is a read with at least one token
     TPOT     (tn - t1) / (n - 1) time per output token, as vLLM defines it; undefined below two tokens
     E2E      tn - s
     jitter   p99 - p50 of ITL
     goodput  requests per second that meet a stated TTFT and TPOT objective
 
-What the delivery is worth to a reader at a given speed (stalls, fluidity, effective tokens, QoE) is
-`labkit.figures.reading`'s; `readable_s` makes its times of a recording.
+`labkit.figures.reading` has the figures of a reader with a speed (stalls, fluidity, effective tokens, QoE);
+`readable_s` gives it the times of a recording.
 
-Times are seconds in arguments called `_s`, milliseconds where called `_ms`, nanoseconds where `_ns`.
+A name's ending is its unit: `_s` seconds, `_ms` milliseconds, `_ns` nanoseconds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,9 +30,10 @@ HOPS = ("sampled", "queued", "flushed", "written", "received")
 
 
 def percentile(values: Sequence[float], p: float) -> float | None:
-    """The p-th percentile by nearest rank: the smallest value that at least p% do not exceed.
+    """The p-th percentile by nearest rank: the smallest value that at least p % of the values do not exceed.
 
-    None where there are no values: an undefined figure is not a zero.
+    For example the 50th percentile of 15, 20, 35, 40, 50 is 35, and the 40th is 20. Without values it is
+    None, because an undefined figure is not a zero.
 
     Raises:
         ValueError: p is not within 0 < p <= 100.
@@ -41,15 +42,15 @@ def percentile(values: Sequence[float], p: float) -> float | None:
         raise ValueError(f"a percentile lies within 0 < p <= 100, not {p}")
     if not values:
         return None
-    # Rounded first: 0.28 * 25 is a hair above 7 in floating point, and must not become rank 8.
+    # 28 * 25 / 100 is a hair above 7 in floating point. Without the rounding it would give rank 8.
     return sorted(values)[ceil(round(p * len(values) / 100, 9)) - 1]
 
 
 def arrivals(recording: Recording) -> list[int]:
-    """When each token became readable, in ns of the client's clock, in order.
+    """When each token became readable, in order, in ns of the client's clock.
 
-    A token without text (half a character, the beginning of what may be a stop string) becomes readable
-    with the next that has some; those after the last text never do.
+    A token may have no text: it is half a character, or may begin a stop string. It becomes readable with the
+    next token that has text. Tokens after the last text never become readable, and are left out.
     """
     times: list[int] = []
     unreadable = 0
@@ -70,17 +71,18 @@ def readable_s(recording: Recording) -> list[float]:
 
 
 def chunk_arrivals(recording: Recording) -> list[int]:
-    """When each read that brought at least one token ended, in ns."""
+    """When each read with at least one token ended, in ns."""
     return [c.received_ns for c in recording.chunks if any(isinstance(event, Token) for event in c.events)]
 
 
 def gaps_ms(times_ns: Sequence[int]) -> list[float]:
+    """The times between neighbours, in ms: one fewer than there are times."""
     return [(later - earlier) / 1e6 for earlier, later in pairwise(times_ns)]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one request amounts to; None where it is undefined."""
+    """The figures of one request; None where one is undefined."""
 
     tokens: int
     chunks: int
@@ -114,7 +116,7 @@ def figures(recording: Recording) -> Figures:
 
 
 def figures_of_times(arrival_s: float, times_s: Sequence[float]) -> Figures:
-    """All figures of one request whose tokens came one by one at these times, to the nanosecond."""
+    """Derive all figures of one request whose tokens arrived one by one, to the nanosecond."""
     times = [round(time * 1e9) for time in times_s]
     return _derive(round(arrival_s * 1e9), times, times)
 
@@ -135,8 +137,9 @@ def _derive(sent_ns: int, times: Sequence[int], chunks: Sequence[int]) -> Figure
 def lags_ms(recording: Recording) -> dict[str, list[float]]:
     """One-way lag of each hop, in ms per token, from the stamps that travelled with the tokens.
 
-    Keys are `"sampled→queued"` and so on to `"written→received"`. Only for a server on this host, whose
-    monotonic clock is also the client's. Tokens without stamps are passed over.
+    The keys are `"sampled→queued"`, `"queued→flushed"`, `"flushed→written"` and `"written→received"`. The
+    lags are true only for a server on this host, which has the client's monotonic clock. Tokens without
+    stamps are left out.
     """
     lags: dict[str, list[float]] = {f"{a}→{b}": [] for a, b in pairwise(HOPS)}
     for chunk in recording.chunks:
@@ -150,8 +153,9 @@ def lags_ms(recording: Recording) -> dict[str, list[float]]:
 
 
 def meets(result: Figures, *, ttft_ms: float, tpot_ms: float) -> bool:
-    """Whether a request met both objectives: one without a TTFT met none, one without a TPOT (a single
-    token) is judged by its TTFT alone.
+    """Whether a request met both objectives.
+
+    A request without a TTFT (no token) met none. One without a TPOT (a single token) needs only the TTFT.
     """
     in_time = result.ttft_ms is not None and result.ttft_ms <= ttft_ms
     return in_time and (result.tpot_ms is None or result.tpot_ms <= tpot_ms)
@@ -163,5 +167,5 @@ def goodput(results: Iterable[Figures], duration_s: float, *, ttft_ms: float, tp
 
 
 def qoe(recording: Recording, *, tokens_per_s: float, ttft_s: float = 1.0) -> float | None:
-    """Quality of experience between 0 and 1, as `reading.qoe` defines it; None without tokens."""
+    """The quality of experience of a recording, from 0 to 1; see `reading.qoe`. None without tokens."""
     return reading.qoe(readable_s(recording), tokens_per_s=tokens_per_s, ttft_s=ttft_s)

@@ -1,29 +1,30 @@
-"""Figures of a reader who takes in an answer at a speed of his own, from the times at which it came.
+"""Figures of a reader with a speed of his own, from the times at which the answer's tokens arrived.
 
-`labkit.figures.metrics` has the figures of the delivery. Times are seconds after the request came, one for
-each token, in order. A reader at r tokens a second begins with the first token, takes 1/r over each, and
-waits where the next is not there.
+`labkit.figures.metrics` has the figures of the delivery. Times are seconds after the request, one for each
+token, in order. A reader at r tokens a second begins with the first token and takes 1/r over each. He waits
+where the next token has not arrived.
 
     digested    when he has finished each token
-    stalls      how long he had to wait before each token that came too late: their number is the stall
-                count, their sum the stall time (what a video player calls rebuffering)
-    buffers     tokens that lay unread before him when each one came
+    stalls      his wait before each token that arrived too late; their number is the stall count, their sum
+                the stall time (a video player calls it rebuffering)
+    buffers     how many tokens were unread when each one arrived
     effective   tokens weighted by their use to him: 1 while the buffer is below 10 % of the answer's length,
-                falling linearly to 0 at 20 %, 0 beyond (effective throughput is their sum a second;
-                TokenFlow, arXiv 2510.02758). A policy can look good in it by starving its readers, whose
-                buffers are then small: read it beside fluidity.
-    fluidity    share of tokens on time. The first is due D_p after the request, each other D_d after the
-                deadline before it, so early tokens bank slack; a late token moves the deadlines after it
-                (fluidity index; Etalon, arXiv 2407.07000, whose tool counts a long stall several times,
-                once for each D_d that it lasts)
-    QoE         area under the curve of what he has digested over that of an ideal server's (Andes,
-                arXiv 2404.16283; TokenFlow). Surplus speed earns nothing.
+                falling linearly to 0 at 20 %, 0 beyond. Effective throughput is their sum per second
+                (TokenFlow, arXiv 2510.02758). A policy that starves its readers keeps their buffers small
+                and looks good in it, so read it beside fluidity.
+    fluidity    the share of tokens on time. The first is due D_p after the request, each other D_d after the
+                deadline before it, so an early token leaves slack for the next. A late token moves the
+                deadlines after it (the fluidity index of Etalon, arXiv 2407.07000; Etalon's tool counts a
+                long stall several times, once for each D_d that it lasts).
+    QoE         the area under the curve of digested tokens over the area under an ideal server's (Andes,
+                arXiv 2404.16283; TokenFlow). A server that is faster than the reader earns nothing by it.
 """
 
 from collections.abc import Sequence
 
 FULL_WEIGHT, NO_WEIGHT = 0.1, 0.2
-SAME_S = 1e-6  # times that float arithmetic alone tells apart: nobody waited between them
+SAME_S = 1e-6
+"""Times closer than this differ by the rounding of floats: nobody waited between them."""
 
 
 def digested(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
@@ -33,7 +34,7 @@ def digested(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
         ValueError: the speed is not above 0.
     """
     if not tokens_per_s > 0:
-        raise ValueError(f"a reader takes in more than 0 tokens a second, not {tokens_per_s}")
+        raise ValueError(f"a reader reads more than 0 tokens a second, not {tokens_per_s}")
     finished: list[float] = []
     for time in times_s:
         start = max(time, finished[-1]) if finished else time
@@ -42,21 +43,21 @@ def digested(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
 
 
 def stalls(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
-    """The reader's waits in seconds; the one for the first token is the TTFT and none of them."""
+    """The reader's waits in seconds. The wait for the first token is the TTFT and not among them."""
     finished = digested(times_s, tokens_per_s)
     waits = [time - done for time, done in zip(times_s[1:], finished, strict=False)]
     return [wait for wait in waits if wait > SAME_S]
 
 
 def buffers(times_s: Sequence[float], tokens_per_s: float) -> list[float]:
-    """Tokens unread when each token came, itself not counted; one half read counts for a half."""
+    """How many tokens were unread when each one arrived, without itself; a half-read token counts half."""
     finished = digested(times_s, tokens_per_s)
     behind = [max(0.0, done - time) for time, done in zip(times_s[1:], finished, strict=False)]
     return [0.0, *(seconds * tokens_per_s for seconds in behind)][: len(times_s)]
 
 
 def effective_tokens(times_s: Sequence[float], tokens_per_s: float, length: int | None = None) -> float:
-    """Tokens by their use to the reader; `length` is that of the whole answer if not all of it has come."""
+    """The sum of the tokens' weights. `length` is the whole answer's, if only a part of it has arrived."""
     whole = length or len(times_s)
     shares = [unread / whole for unread in buffers(times_s, tokens_per_s)]
     return sum(min(1.0, max(0.0, (NO_WEIGHT - share) / (NO_WEIGHT - FULL_WEIGHT))) for share in shares)
@@ -75,10 +76,10 @@ def fluidity(times_s: Sequence[float], *, ttft_s: float, tbt_s: float) -> float 
 
 
 def qoe(times_s: Sequence[float], *, tokens_per_s: float, ttft_s: float = 1.0) -> float | None:
-    """Quality of experience between 0 and 1; None without tokens.
+    """Quality of experience, from 0 to 1; None without tokens.
 
-    The ideal server's first token comes after `ttft_s` and the rest no slower than the reader reads. Both
-    areas run to where the later of the two has finished.
+    The ideal server brings the first token after `ttft_s`, and the rest at least as fast as the reader reads.
+    Both areas end where the later of the two readers has finished.
     """
     if not times_s:
         return None

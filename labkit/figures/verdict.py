@@ -1,8 +1,10 @@
-"""Verdicts on claims about noisy figures: a ratio with its interval, and whether that settles the claim.
+"""Verdicts on claims about noisy figures: a ratio, its interval, and whether that settles a claim.
 
-A figure measured a few times on a shared machine is a sample. The interval is a percentile bootstrap (Efron,
-1979) of the ratio of medians; a claim holds or fails only where the whole interval lies on one side of it,
-and is inconclusive otherwise, which is a result and not an error.
+A figure that was measured a few times on a shared machine is a sample. The interval is a percentile bootstrap
+(Efron, 1979) of the ratio of medians. A claim holds or fails where the whole interval lies on one side of the
+bound. Otherwise it is inconclusive, which is a result and not an error.
+
+    ratio(rest_ms, sse_ms).above(2.0)  # "holds", "fails" or "inconclusive"
 """
 
 import random
@@ -19,7 +21,7 @@ Outcome = Literal["holds", "fails", "inconclusive"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as large one median is as another, and where 95 % of the resampled ratios lie."""
+    """One median over another. 95 % of the resampled ratios lie between `low` and `high`."""
 
     value: float
     low: float
@@ -45,27 +47,28 @@ def ratio(values: Sequence[float], others: Sequence[float], *, paired: bool = Fa
     """The ratio of the medians of `values` and `others`, both above 0.
 
     Args:
-        paired: the n-th of both were measured under one condition (one round, one seed): the median of their
-            ratios, which is narrower where the conditions vary more than the figures.
+        paired: the n-th value of both was measured under one condition (one round, one seed). The result is
+            the median of the pairs' ratios; its interval is narrower where the conditions vary a lot.
 
     Raises:
-        ValueError: fewer than three values, some not above 0, or pairs that do not match.
+        ValueError: there are fewer than three values, one is not above 0, or the pairs do not match.
     """
     if min(len(values), len(others)) < 3 or min(*values, *others) <= 0:
-        raise ValueError("a ratio takes three values above 0 of each, at least")
+        raise ValueError("a ratio takes at least three values above 0 of each")
     rng = random.Random(seed)
     if paired:
         pairs = [a / b for a, b in zip(values, others, strict=True)]
-        found = sorted(median(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
-        return _between(median(pairs), found)
-    found = sorted(_resampled(values, rng) / _resampled(others, rng) for _ in range(RESAMPLES))
-    return _between(median(values) / median(others), found)
+        ratios = sorted(median(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
+        return _between(median(pairs), ratios)
+    ratios = sorted(_resampled(values, rng) / _resampled(others, rng) for _ in range(RESAMPLES))
+    return _between(median(values) / median(others), ratios)
 
 
 def _resampled(values: Sequence[float], rng: random.Random) -> float:
     return median(rng.choices(values, k=len(values)))
 
 
-def _between(value: float, found: list[float]) -> Ratio:
-    cut = round(len(found) * (1 - CONFIDENCE) / 2)
-    return Ratio(value, found[cut], found[-1 - cut])
+def _between(value: float, ratios: list[float]) -> Ratio:
+    """The value with the interval that leaves out equal shares at both ends of the sorted ratios."""
+    cut = round(len(ratios) * (1 - CONFIDENCE) / 2)
+    return Ratio(value, ratios[cut], ratios[-1 - cut])

@@ -1,4 +1,4 @@
-"""A TCP relay that counts: put before any server, it tells what a conversation weighs on the wire."""
+"""A TCP relay that counts the bytes of a conversation with any server."""
 
 import asyncio
 from contextlib import suppress
@@ -8,10 +8,14 @@ READ = 64 * 1024
 
 
 class CountingRelay:
-    """Forwards every connection to `url` and counts payload bytes of TCP both ways.
+    """Forwards every connection to `url` and counts TCP's payload both ways.
 
-    `async with CountingRelay(server.url) as relay:` then connect to `relay.url`. `up` is what clients sent,
-    `down` what the server did, handshakes and framing included, TCP's and IP's own headers not.
+    `up` counts the clients' bytes, `down` the server's. Both include handshakes and framing, but not the
+    headers of TCP and IP.
+
+        async with CountingRelay(server.url) as relay, SSEClient(relay.url) as client:
+            await client.record(request)
+        relay.up, relay.down
     """
 
     def __init__(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: real commands, their output, their exit status, their end."""
+"""The command line as a person uses it: real commands, their output, exit status and end."""
 
 import asyncio
 import os
@@ -11,13 +11,14 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from support import ask, command, connect
 
 from labkit import interfaces
-from labkit.cli import doctor, lab, terminal
+from labkit.cli import doctor, lab
 from labkit.engine import ENGINES
 from labkit.errors import LabkitError, StartError
 
@@ -27,7 +28,7 @@ SLOW = "scripted:tokens=4000,interval_ms=20"
 
 @contextmanager
 def running(*arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command that goes on; killed at the end if it still does."""
+    """A command that does not end by itself; the context's end kills it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "labkit", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -44,9 +45,9 @@ def first_line(process: "subprocess.Popen[bytes]") -> str:
 
 
 def url_in(line: str) -> str:
-    found = re.search(r"\w+://127\.0\.0\.1:\d+", line)
-    assert found, line
-    return found[0]
+    url = re.search(r"\w+://127\.0\.0\.1:\d+", line)
+    assert url, line
+    return url[0]
 
 
 def assert_one_line(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
@@ -57,7 +58,7 @@ def assert_one_line(result: "subprocess.CompletedProcess[str]", *words: str) -> 
         assert word in result.stderr
 
 
-def test_help_and_version_take_their_lists_from_the_registries() -> None:
+def test_help_lists_the_interfaces_and_engines_of_the_registries() -> None:
     assert command("--version").stdout.startswith("labkit ")
     shown = command("--help")
     assert shown.returncode == 0
@@ -76,8 +77,8 @@ def test_the_command_line_imports_neither_torch_nor_a_wire_library() -> None:
 def test_serve_ends_cleanly_with_an_open_stream_and_frees_its_port(
     interface: str, number: signal.Signals
 ) -> None:
-    if number is signal.SIGTERM and interface != "sse":
-        pytest.skip("the handler is the same one")
+    if number is signal.SIGTERM and interface != interfaces.names()[0]:
+        pytest.skip("one interface is enough: serve handles both signals alike for all")
     with running("serve", interface, "--port", "0", "--engine", SLOW) as process:
         url = url_in(first_line(process))
         ending = asyncio.run(_reader_of(interface, url, process, number))
@@ -147,6 +148,7 @@ def test_a_port_in_use_is_one_line(interface: str) -> None:
         (["compare", "--engine", "scripted:fail_after=2", "--isolation", "thread"], "scripted to fail"),
         (["compare", "--json", "no/such/folder/x.json"], "no such folder"),
         (["bench", "memory", "--interfaces", "pigeon"], "pigeon"),
+        (["bench", "speed"], "no benchmark 'speed'"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], word: str) -> None:
@@ -162,7 +164,7 @@ def test_stream_prints_text_on_stdout_and_its_figures_on_stderr(interface: str) 
     assert re.fullmatch(r"TTFT [\d.,]+ ms, 6 tokens(, [\d.,]+ tokens/s)?, length\n", result.stderr)
 
 
-def test_stream_prints_into_a_pipe_as_tokens_come() -> None:
+def test_stream_prints_into_a_pipe_while_tokens_arrive() -> None:
     with running("stream", "sse", "hi", "--engine", "scripted:tokens=40,interval_ms=50") as process:
         assert process.stdout is not None
         first = os.read(process.stdout.fileno(), 65_536)
@@ -172,7 +174,7 @@ def test_stream_prints_into_a_pipe_as_tokens_come() -> None:
     assert 0 < len(first) < len(rest) / 4
 
 
-def test_an_interrupt_stops_the_generation_without_a_word() -> None:
+def test_an_interrupt_stops_the_generation_silently() -> None:
     with running("serve", "sse", "--port", "0", "--engine", SLOW) as server:
         url = url_in(first_line(server))
         with running("stream", "sse", "hi", "--tokens", "4000", "--url", url) as process:
@@ -183,7 +185,7 @@ def test_an_interrupt_stops_the_generation_without_a_word() -> None:
             _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130
         assert errors == b""
-        asyncio.run(_until_none_open(url))
+        asyncio.run(_until_open(url, 0))
 
 
 def _open_streams(url: str) -> int:
@@ -191,13 +193,13 @@ def _open_streams(url: str) -> int:
         return int(re.findall(rb'"open_streams":\s*(\d+)', response.read())[0])
 
 
-async def _until_none_open(url: str) -> None:
+async def _until_open(url: str, count: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while _open_streams(url):
+        while _open_streams(url) != count:
             await asyncio.sleep(0.05)
 
 
-def test_a_reader_who_has_enough_ends_the_stream_without_a_word() -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_stream_silently() -> None:
     with running("stream", "sse", "hi", "--engine", SLOW, "--tokens", "4000") as process:
         assert process.stdout is not None
         process.stdout.read(3)
@@ -223,12 +225,20 @@ def test_lab_without_notebooks_says_so(tmp_path: Path) -> None:
         lab.find_chapter(tmp_path)
 
 
-def test_lab_listens_on_this_machine_alone_and_as_root_where_it_must(tmp_path: Path) -> None:
-    assert "--ServerApp.ip=127.0.0.1" in lab.command(tmp_path, 8888, as_root=False)
-    assert "--allow-root" not in lab.command(tmp_path, 8888, as_root=False)
-    assert "--allow-root" in lab.command(tmp_path, 8888, as_root=True)
+def test_lab_listens_on_this_machine_only_and_allows_root_where_it_must(tmp_path: Path) -> None:
+    assert "--ServerApp.ip=127.0.0.1" in lab.jupyter_command(tmp_path, 8888, as_root=False)
+    assert "--allow-root" not in lab.jupyter_command(tmp_path, 8888, as_root=False)
+    assert "--allow-root" in lab.jupyter_command(tmp_path, 8888, as_root=True)
     assert not lab.has_screen({}, "linux")
     assert lab.has_screen({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+
+
+def test_serve_takes_the_stream_limit() -> None:
+    with running("serve", "rest", "--port", "0", "--engine", SLOW, "--max-streams", "1") as process:
+        url = url_in(first_line(process))
+        with running("stream", "rest", "hi", "--tokens", "4000", "--url", url):
+            asyncio.run(_until_open(url, 1))
+            assert_one_line(command("stream", "rest", "hi", "--url", url), "1 streams are open")
 
 
 def test_doctor_finds_everything_here() -> None:
@@ -236,6 +246,20 @@ def test_doctor_finds_everything_here() -> None:
     assert result.returncode == 0, result.stdout
     for name in ("torch", "weights", *interfaces.names()):
         assert name in result.stdout
+
+
+def test_doctor_fails_and_names_an_interface_that_cannot_be_imported() -> None:
+    points = {"labkit.servers": [EntryPoint("pigeon", "nowhere.pigeon:create", "labkit.servers")]}
+    servers, pigeon = doctor.doors(points)
+    assert (servers.name, servers.state) == ("servers", "missing")
+    assert (pigeon.name, pigeon.state) == ("servers: pigeon", "missing")
+    assert "No module named 'nowhere'" in pigeon.found
+
+
+def test_doctor_says_what_is_absent_without_a_program() -> None:
+    assert [check.state for check in doctor.programs(lambda name: None)] == ["absent", "absent"]
+    checks = doctor.programs(lambda name: f"/usr/bin/{name}")
+    assert [(check.state, check.found) for check in checks] == [("ok", "chromium"), ("ok", "node")]
 
 
 def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
@@ -268,9 +292,3 @@ def test_a_terminal_without_unicode_shows_the_rest() -> None:
     )
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"the core can run" in result.stdout
-
-
-def test_an_interface_that_nobody_knows_has_an_example_too() -> None:
-    assert (
-        terminal.example("pigeon", "coo://h:1") == "labkit stream pigeon 'Once upon a time' --url coo://h:1"
-    )

@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support import HTTP_BORNE, Watched, thread_server
+from support import Watched, http_borne, thread_server
 
 from labkit.launch.threaded import ThreadServer
 from labkit.web.guard import MAX_BODY, MAX_HEADERS
 from labkit.wire.eventstream import Parser
 
 
-@pytest.fixture(scope="module", params=HTTP_BORNE)
+@pytest.fixture(scope="module", params=http_borne())
 def server(request: pytest.FixtureRequest) -> Iterator[ThreadServer]:
     """One server of each kind for all that it has to survive, as in life."""
     with thread_server(request.param, Watched(interval_ms=0)) as running:
@@ -25,6 +25,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ThreadServer]:
 
 @pytest.fixture(scope="module", params=["rest", "sse"])
 def posted(request: pytest.FixtureRequest) -> Iterator[ThreadServer]:
+    """Servers with `POST /generate`."""
     with thread_server(request.param, Watched(interval_ms=0)) as running:
         yield running
 
@@ -77,7 +78,7 @@ async def test_health(server: ThreadServer) -> None:
     assert response.json() == {"status": "ok", "engine": "scripted", "flush": "token", "open_streams": 0}
 
 
-@pytest.mark.parametrize("interface", HTTP_BORNE)
+@pytest.mark.parametrize("interface", http_borne())
 async def test_health_says_that_the_engine_answers_no_more(interface: str) -> None:
     with thread_server(interface, Watched()) as running:
         running.service.engine.close()

@@ -16,16 +16,16 @@ MS = 1_000_000
 
 
 def recording(*chunks: tuple[float, list[str]], sent_ms: float = 1_000) -> Recording:
-    """Chunks of token texts, each at its ms after the request; the start comes first, the end last."""
-    made = Recording("hand", int(sent_ms * MS))
+    """A recording of chunks: each is its ms after the request, and the texts of its tokens."""
+    result = Recording("hand", int(sent_ms * MS))
     ids = iter(range(10_000))
-    made.chunks.append(Chunk(int((sent_ms + 1) * MS), [Started(next(ids), "r", "m", 1)]))
+    result.chunks.append(Chunk(int((sent_ms + 1) * MS), [Started(next(ids), "r", "m", 1)]))
     for at_ms, texts in chunks:
         events: list[Event] = [Token(next(ids), text) for text in texts]
-        made.chunks.append(Chunk(int((sent_ms + at_ms) * MS), events))
-    last = made.chunks[-1]
+        result.chunks.append(Chunk(int((sent_ms + at_ms) * MS), events))
+    last = result.chunks[-1]
     last.events.append(Finished(next(ids), "stop", sum(len(texts) for _, texts in chunks)))
-    return made
+    return result
 
 
 # Seven tokens: one, then three in one read, one, and two.
@@ -45,7 +45,7 @@ def test_figures_of_a_lumpy_stream() -> None:
     assert figures.jitter_ms == 100
 
 
-def test_start_and_end_are_no_tokens() -> None:
+def test_the_start_and_the_end_are_not_tokens() -> None:
     assert metrics.arrivals(LUMPY)[0] == 1_100 * MS
     assert metrics.chunk_arrivals(LUMPY) == [1_100 * MS, 1_160 * MS, 1_200 * MS, 1_300 * MS]
 
@@ -80,7 +80,7 @@ def test_token_without_text_becomes_readable_with_the_next_that_has_some() -> No
     assert figures.tpot_ms == pytest.approx(50 / 3)
 
 
-# The nearest-rank table of the textbook example: 15 20 35 40 50.
+# Nearest rank by hand, for 15 20 35 40 50.
 @pytest.mark.parametrize(
     ("p", "value"),
     [(5, 15), (20, 15), (20.1, 20), (30, 20), (40, 20), (50, 35), (75, 40), (99, 50), (100, 50)],
@@ -108,7 +108,7 @@ def test_percentile_agrees_with_numpy(values: list[float], p: int) -> None:
 
 
 def test_percentile_has_no_rounding_of_its_own() -> None:
-    """The rank is exact: p% of n values may fall on a whole number that floats miss."""
+    """The rank is exact: p % of n values may be a whole number that float arithmetic misses."""
     for n in range(1, 400):
         values = list(range(1, n + 1))
         for p in range(1, 101):
@@ -141,7 +141,7 @@ def test_goodput_counts_what_met_both_objectives() -> None:
     assert metrics.goodput([], 2.0, ttft_ms=200, tpot_ms=50) == 0
 
 
-def test_reader_digests_at_his_own_speed() -> None:
+def test_a_reader_digests_at_his_own_speed() -> None:
     assert metrics.digested([0, 0, 0], 2) == [0.5, 1.0, 1.5]
     assert metrics.digested([0, 3, 3], 2) == [0.5, 3.5, 4.0]
     assert metrics.digested([], 2) == []
@@ -156,7 +156,7 @@ def paced(count: int, first_ms: float, gap_ms: float) -> Recording:
     [
         paced(20, 1_000, 100),  # exactly the ideal: the first after 1 s, then as fast as he reads
         paced(20, 50, 100),  # a first token before its time earns nothing
-        paced(20, 50, 1),  # nor does surplus speed
+        paced(20, 50, 1),  # neither does surplus speed
         recording((1_000, ["x"] * 20)),
     ],
 )
@@ -165,19 +165,20 @@ def test_ideal_stream_has_quality_one(made: Recording) -> None:
 
 
 def test_quality_of_a_stalled_stream_by_hand() -> None:
-    """One token a second, the ideal from 1 s on: digested at 2, 3 and 4. The third token comes 2 s late, at
-    5: digested at 6. Both areas run to 6, each token a ramp over the second before it is digested:
-    ideal 4.5 + 3.5 + 2.5 = 10.5, actual 4.5 + 3.5 + 0.5 = 8.5."""
+    """The reader takes one token a second; ideally, from 1 s on, he finishes at 2, 3 and 4 s. The third token
+    arrives at 5 s, 2 s late, and he finishes it at 6 s. Both areas end at 6 s, and each token adds a ramp
+    over the second before its end: ideal 4.5 + 3.5 + 2.5 = 10.5, actual 4.5 + 3.5 + 0.5 = 8.5."""
     made = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
     assert metrics.qoe(made, tokens_per_s=1) == pytest.approx(8.5 / 10.5)
 
 
 def test_quality_of_a_late_first_token_by_hand() -> None:
-    """Two tokens at 3 s instead of 1: digested at 4 and 5, ideally at 2 and 3; (1.5 + 0.5) / (3.5 + 2.5)."""
+    """Two tokens arrive at 3 s instead of 1 s. The reader finishes them at 4 and 5 s, ideally at 2 and 3 s:
+    (1.5 + 0.5) / (3.5 + 2.5)."""
     assert metrics.qoe(recording((3_000, ["a", "b"])), tokens_per_s=1) == pytest.approx(2 / 6)
 
 
-def test_quality_agrees_with_areas_that_were_summed_in_small_steps() -> None:
+def test_quality_agrees_with_areas_summed_in_small_steps() -> None:
     rng = random.Random(3)
     times = sorted(rng.uniform(0.2, 4) for _ in range(12))
     made = recording(*((time * 1e3, ["x"]) for time in times))
@@ -226,29 +227,30 @@ def test_figures_of_times_are_those_of_a_recording() -> None:
 
 
 def test_a_reader_waits_where_the_next_token_is_not_there() -> None:
-    """Two a second from 1 s on: done at 1.5, 2, 2.5 with what was there; then 1.5 s and 0.25 s of waiting."""
+    """Two tokens a second from 1 s on: he finishes three at 1.5, 2 and 2.5 s, then waits 1.5 s and 0.25 s."""
     assert reading.stalls([1, 1, 1.2, 4, 4.75], 2) == pytest.approx([1.5, 0.25])
     assert reading.stalls([9], 2) == [], "the wait for the first token is the TTFT"
     assert reading.stalls([], 2) == []
 
 
 @pytest.mark.parametrize("speed", [3, 7, 8, 15, 20, 49])
-def test_tokens_at_the_speed_of_the_reader_make_him_wait_never(speed: float) -> None:
+def test_a_reader_never_waits_for_tokens_at_his_speed(speed: float) -> None:
     times = [1e5 + i / speed for i in range(1_000)]
     assert reading.stalls(times, speed) == []
     assert reading.fluidity(times, ttft_s=1e5, tbt_s=1 / speed) == 1
     assert reading.effective_tokens(times, speed) == pytest.approx(1_000, rel=1e-3)
 
 
-def test_buffer_is_what_came_and_was_not_read() -> None:
-    """At two a second: one and a half tokens at 0.25 s, none at 9 s after a wait."""
+def test_a_buffer_holds_the_unread_tokens() -> None:
+    """Two tokens a second: one and a half are unread at 0.25 s, none at 9 s after a wait."""
     assert reading.buffers([0, 0, 0.25, 9, 9], 2) == pytest.approx([0, 1, 1.5, 0, 1])
     assert reading.buffers([3], 2) == [0]
     assert reading.buffers([], 2) == []
 
 
 def test_effective_tokens_weigh_a_token_by_the_buffer_that_it_meets() -> None:
-    """Twenty at once: buffers 0 to 19. Up to 2 (10 %) weigh 1, 3 (15 %) a half, 4 (20 %) and more nothing."""
+    """Twenty tokens at once meet buffers of 0 to 19. Up to 2 (10 %) they weigh 1, at 3 (15 %) a half, from 4
+    (20 %) on nothing."""
     assert reading.effective_tokens([0.0] * 20, 10) == pytest.approx(3.5)
     assert reading.effective_tokens([0.0] * 20, 10, 40) == pytest.approx(5 + 0.75 + 0.5 + 0.25)
     assert reading.effective_tokens([float(i) for i in range(20)], 10) == 20, "starved, and all of use"
@@ -276,5 +278,5 @@ def test_fluidity_of_nothing_is_undefined() -> None:
 
 @pytest.mark.parametrize("speed", [0, -1, nan])
 def test_a_reader_without_speed_is_an_error(speed: float) -> None:
-    with pytest.raises(ValueError, match="more than 0 tokens a second"):
+    with pytest.raises(ValueError, match="reads more than 0 tokens a second"):
         reading.digested([1], speed)

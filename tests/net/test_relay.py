@@ -1,4 +1,4 @@
-"""The counting relay counts each byte once and changes none."""
+"""The counting relay counts each byte once and changes none of them."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from labkit.net.relay import CountingRelay
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A server of a known exchange: each line is a number, answered by as many bytes."""
+    """A server that answers each line, a number, with so many bytes."""
     while line := await reader.readline():
         writer.write(b"x" * int(line))
         await writer.drain()
@@ -30,7 +30,7 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-async def test_known_exchange_is_counted_to_the_byte() -> None:
+async def test_the_count_is_exact_to_the_byte() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, CountingRelay(url) as counting:
@@ -41,7 +41,7 @@ async def test_known_exchange_is_counted_to_the_byte() -> None:
         assert (counting.up, counting.down) == (10 + 4 * 7, 1_010 + 1_200_000)
 
 
-async def test_every_interface_passes_unchanged(interface: str) -> None:
+async def test_the_relay_changes_nothing_of_any_interface(interface: str) -> None:
     with thread_server(interface, Watched(interval_ms=0)) as server:
         async with CountingRelay(server.url) as counting:
             async with connect(interface, counting.url) as client:
@@ -52,7 +52,7 @@ async def test_every_interface_passes_unchanged(interface: str) -> None:
             assert counting.down - first[1] > 200 * len("the ")
 
 
-async def test_client_that_leaves_is_passed_on(interface: str) -> None:
+async def test_the_server_notices_a_client_that_leaves(interface: str) -> None:
     engine = Watched(tokens=60_000, interval_ms=2)
     with thread_server(interface, engine) as server:
         async with CountingRelay(server.url) as counting:
@@ -78,15 +78,15 @@ async def test_leaving_the_relay_ends_its_connections() -> None:
             await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_server_that_is_not_there_closes_the_client_connection() -> None:
+async def test_without_a_server_the_relay_closes_the_client_s_connection() -> None:
     async with CountingRelay(f"tcp://127.0.0.1:{free_port()}") as counting:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(counting.url))
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
 
 
-async def test_slow_reader_is_not_read_ahead_of() -> None:
-    """What the relay holds is bounded, so that it does not hide backpressure."""
+async def test_the_relay_does_not_read_ahead_of_a_slow_reader() -> None:
+    """It holds a bounded number of bytes, so that it does not hide backpressure."""
     size = 60_000_000
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"

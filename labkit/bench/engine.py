@@ -7,6 +7,7 @@ last. It is per second of CPU time, which on one thread is what a clock shows on
 out the time that others take on a busy one.
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from labkit.bench import peer_models
 from labkit.bench.bounds import Bound, Floors, bound_of
 from labkit.bench.peer_process import Answer, PeerProcess
-from labkit.bench.rounds import Progress, rotated, silent
+from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.table import met, number, table
 from labkit.errors import StartError
 
 LLAMA_PYTHON = "LABKIT_LLAMA_PYTHON"
@@ -98,6 +103,70 @@ class Peers:
     skipped: dict[str, str]
     rates: list[Rate]
     floors: dict[str, dict[int, Floors]] = field(default_factory=dict)
+
+
+def run(options: Options, progress: Progress) -> Peers:
+    return measure(tokens=32, rounds=1, progress=progress) if options.quick else measure(progress=progress)
+
+
+def tables(found: Peers) -> RenderableType:
+    """A table for each model; below them, what this machine gave, and which peers are not here and why.
+
+    A share of equal tokens is rounded down, so that 100% is all of them.
+    """
+    headings = [
+        "",
+        "batch ×\ntokens",
+        "tokens/s\nof CPU",
+        "labkit\nis",
+        "same\ntext",
+        "target",
+        "bound by,\npart",
+    ]
+    models = [
+        table(
+            f"Decoding with the {model} model, {parameters / 1e6:.1f} million parameters",
+            headings,
+            [_rate_row(rate) for rate in found.rates if rate.case.model == model],
+        )
+        for model, parameters in found.parameters.items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    return Group(
+        *models,
+        *(
+            _floors_line(model, batch, floors)
+            for model, of_model in found.floors.items()
+            for batch, floors in of_model.items()
+        ),
+        Text("The target is for “labkit is”: labkit's rate over the peer's in the same rounds.", style="dim"),
+        Text(f"float32, one thread, greedy, medians of {found.rounds}; {versions}"),
+        *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in found.skipped.items()),
+    )
+
+
+def _rate_row(rate: Rate) -> list[str]:
+    ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
+    target = "" if rate.target is None else f"≥ {rate.target:g}× {met(bool(rate.met))}"
+    asked = f"{rate.case.batch} × {rate.case.prompt_tokens}+{rate.case.tokens}"
+    bound = "" if rate.bound is None else f"{rate.bound.by} {rate.bound.share:.0%}"
+    return [
+        rate.peer,
+        asked,
+        number(rate.tokens_s, 0),
+        ratio,
+        f"{math.floor(100 * rate.same_tokens)}%",
+        target,
+        bound,
+    ]
+
+
+def _floors_line(model: str, batch: int, floors: Floors) -> Text:
+    """What the shares of a model's rows are of: the best that this machine gave for such a pass."""
+    read, multiply = f"{floors.gigabytes_s:.0f} GB/s", f"{floors.gflops_s:.0f} GFLOP/s"
+    dispatch = f"{floors.operations} × {floors.starting_s * 1e6:.1f} µs"
+    line = f"{model}, batch {batch}: weights {read}, products {multiply}, dispatch {dispatch}"
+    return Text(line, style="dim")
 
 
 def measure(

@@ -1,0 +1,48 @@
+"""`labkit serve`: an engine behind one interface until Ctrl-C."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import labkit
+from labkit import interfaces
+from labkit.cli import options
+from labkit.launch.server import Server
+from labkit.service.admission import MAX_STREAMS
+
+PROMPT = "Once upon a time"
+
+
+def command(
+    name: options.Interface,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    engine: options.Engine = "tiny",
+    flush: options.Flush = "token",
+    max_streams: Annotated[
+        int, typer.Option("--max-streams", min=1, help="Answers at once, at most; one more is refused.")
+    ] = MAX_STREAMS,
+) -> None:
+    """Serve an engine through one interface until Ctrl-C."""
+    server = labkit.serve(name, engine, host=host, port=port, flush=flush, max_streams=max_streams)
+    print(f"{name} at {server.url}, engine {engine}, flush {flush}")
+    print(f"\n  {interfaces.client(name).example(server.url, PROMPT)}\n", flush=True)
+    _until_signal(server)
+
+
+def _until_signal(server: Server) -> None:
+    """Serve until the first interrupt or request to terminate, then stop. Further ones change nothing."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    with server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+        # On Windows a wait without a time-out does not notice an interrupt.
+        while not stop.wait(1.0):
+            pass
