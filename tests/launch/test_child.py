@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start_child(text: str, order: dict[str, Any] | None = None, **options: Any) -> Child:
         file = tmp_path / "its_work.py"
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         children.append(Child("the echo", file, order or {}, **options))
         return children[-1]
 
@@ -210,7 +210,7 @@ def test_search_path_may_hold_a_path(isolation: str, tmp_path: Path, monkeypatch
 def test_module_that_prints_when_python_starts_does_no_harm(
     isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("print('welcome', end='')")
+    (tmp_path / "sitecustomize.py").write_text("print('welcome', end='')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     answers(isolation)
     assert capfd.readouterr() == ("", "welcome")
@@ -223,7 +223,7 @@ def test_file_of_the_current_folder_hides_no_module_of_python(
     """A notebook's folder is the empty string in `sys.path`; a command's folder is not there at all."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    (folder / "html.py").write_text("from pathlib import Path; Path('executed').touch()")
+    (folder / "html.py").write_text("from pathlib import Path; Path('executed').touch()", encoding="utf-8")
     (folder / "my_server.py").touch()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [""] * listed + [entry for entry in sys.path if entry])
@@ -237,7 +237,9 @@ def test_file_of_the_current_folder_hides_no_module_of_python(
 
 
 def test_server_of_a_notebook_s_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "server_of_mine.py").write_text("from servers.sse import create as of_sse\n" + MINE)
+    (tmp_path / "server_of_mine.py").write_text(
+        "from servers.sse import create as of_sse\n" + MINE, encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     import server_of_mine  # type: ignore[import-not-found]
@@ -256,7 +258,9 @@ def create(service):
 def test_error_of_a_server_of_one_s_own_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "broken_server.py").write_text("def create(service):\n    raise OSError('no such port')\n")
+    (tmp_path / "broken_server.py").write_text(
+        "def create(service):\n    raise OSError('no such port')\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     import broken_server  # type: ignore[import-not-found]
 
