@@ -159,7 +159,7 @@ def add_below(path: Path, line: str, addition: str) -> None:
     lines = re.compile(f"^{re.escape(line)}.*\n", re.MULTILINE)
     text, places = lines.subn(lambda match: match[0] + addition, path.read_text(encoding="utf-8"))
     assert places == 1, f"{line!r} stands at {places} places in {path.name}"
-    path.write_text(text, encoding="utf-8", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +168,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("house")
     unused = shutil.ignore_patterns("__pycache__", "weights")
     shutil.copytree(ROOT / "labkit", folder / "labkit", ignore=unused)
-    (folder / "labkit/events/countdown.py").write_text(WORKLOAD, encoding="utf-8", encoding="utf-8")
+    (folder / "labkit/events/countdown.py").write_text(WORKLOAD, encoding="utf-8")
     union = folder / "labkit/events/union.py"
     add_below(union, "    | Token", "    | Count | Progress  # countdown\n")
     add_below(union, "from labkit.events.common", "from labkit.events.countdown import Count, Progress\n")
     proto = folder / "labkit/wire/proto/inference.proto"
     add_below(proto, "    Failed failed", "    Count count = 6;\n    Progress progress = 7;\n")
-    proto.write_text(proto.read_text(encoding="utf-8") + MESSAGES, encoding="utf-8", encoding="utf-8")
-    (folder / "program.py").write_text(PROGRAM, encoding="utf-8", encoding="utf-8")
+    proto.write_text(proto.read_text(encoding="utf-8") + MESSAGES, encoding="utf-8")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     run(folder, "-m", "labkit.wire.proto.generate")
     return json.loads(run(folder, "program.py"))
 
