@@ -10,7 +10,6 @@ import typer
 import labkit
 from labkit import interfaces
 from labkit.cli import options
-from labkit.launch.server import Server
 from labkit.service.admission import MAX_STREAMS
 
 PROMPT = "Once upon a time"
@@ -27,22 +26,22 @@ def command(
     ] = MAX_STREAMS,
 ) -> None:
     """Serve an engine through one interface until Ctrl-C."""
-    server = labkit.serve(name, engine, host=host, port=port, flush=flush, max_streams=max_streams)
-    print(f"{name} at {server.url}, engine {engine}, flush {flush}")
-    print(f"\n  {interfaces.client(name).example(server.url, PROMPT)}\n", flush=True)
-    _until_signal(server)
+    with labkit.serve(name, engine, host=host, port=port, flush=flush, max_streams=max_streams) as server:
+        stop = _asked_to_stop()  # before the address is printed: who reads it may stop the server at once
+        print(f"{name} at {server.url}, engine {engine}, flush {flush}")
+        print(f"\n  {interfaces.client(name).example(server.url, PROMPT)}\n", flush=True)
+        # On Windows a wait without a time-out does not notice an interrupt.
+        while not stop.wait(1.0):
+            pass
 
 
-def _until_signal(server: Server) -> None:
-    """Serve until the first interrupt or request to terminate, then stop. Further ones change nothing."""
+def _asked_to_stop() -> threading.Event:
+    """An event that the first interrupt or request to terminate sets. Further ones change nothing."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    with server:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, on_signal)
-        # On Windows a wait without a time-out does not notice an interrupt.
-        while not stop.wait(1.0):
-            pass
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
