@@ -26,7 +26,7 @@ lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/labkit lab
 
 test: setup  ## run all tests and check every notebook
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-cell-timeout 120 tests notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-cell-timeout 600 tests notebooks
 
 bench: setup  ## measure transports, streams, the ruler, the engine and the simulator
 	$(BIN)/labkit bench all
@@ -36,6 +36,7 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy notebooks/conftest.py
+	$(BIN)/mypy conftest.py
 	$(BIN)/lint-imports
 
 format: setup  ## let ruff rewrite what it can

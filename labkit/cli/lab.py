@@ -9,6 +9,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,10 +17,11 @@ from urllib.parse import quote
 
 import typer
 
+from labkit.cli import home
 from labkit.errors import StartError
 
 HOST = "127.0.0.1"
-START_S = 60.0
+START_S = 300.0  # a busy machine takes a minute
 STOP_S = 10.0
 
 
@@ -80,6 +82,8 @@ def jupyter_command(root: Path, port: int, as_root: bool) -> list[str]:
         "--Application.log_level=WARN",
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # The search for language servers runs npm, which hangs where the home folder is missing.
+        "--LanguageServerManager.autodetect=False",
     ]
     return [sys.executable, "-m", "jupyterlab", *options, *(["--allow-root"] if as_root else [])]
 
@@ -103,13 +107,15 @@ def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> i
     token = secrets.token_urlsafe(24)
     path = quote(chapter.relative_to(root).as_posix())
     as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    # In a session of its own, Jupyter gets an interrupt from the keyboard only through `_Ending`, and once.
-    jupyter = subprocess.Popen(
-        jupyter_command(root, port, as_root),
-        env={**os.environ, "JUPYTER_TOKEN": token},
-        start_new_session=True,
-    )
-    with _Ending(jupyter) as ending:
+    with ExitStack() as stack:
+        folders = stack.enter_context(home.folders(os.environ))
+        # In a session of its own, Jupyter gets an interrupt from the keyboard once, through `_Ending`.
+        jupyter = subprocess.Popen(
+            jupyter_command(root, port, as_root),
+            env={**os.environ, **folders, "JUPYTER_TOKEN": token},
+            start_new_session=True,
+        )
+        ending = stack.enter_context(_Ending(jupyter))
         if _answers(jupyter, port, lambda: ending.asked):
             url = f"http://{HOST}:{port}/lab/tree/{path}?token={token}"
             shown = browser and has_screen(os.environ) and _open(url)
@@ -117,8 +123,8 @@ def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> i
             say("Ctrl-C stops it.")
         elif not ending.asked:
             raise StartError("JupyterLab did not start: its messages are above")
-        status = jupyter.wait()
-    return 0 if ending.asked else status
+        ending.wait()
+    return 0 if ending.asked else jupyter.returncode
 
 
 def _answers(jupyter: "subprocess.Popen[bytes]", port: int, asked: Callable[[], bool]) -> bool:
@@ -165,6 +171,11 @@ class _Ending:
             self._jupyter.wait()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def wait(self) -> None:
+        """Wait until Jupyter has ended, or has been asked to."""
+        while not self.asked and self._jupyter.poll() is None:
+            time.sleep(0.1)
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
         """Terminate Jupyter, which asks no question then; at a second request, kill it."""

@@ -8,21 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import httpx
 import pytest
-from support import ask, command, connect
+from support import PATIENCE_S, ask, command, connect
 
 from labkit import interfaces
 from labkit.cli import doctor, lab
+from labkit.cli.home import VARIABLES
 from labkit.engine import ENGINES
 from labkit.errors import LabkitError, StartError
 
-PATIENCE_S = 20.0
 SLOW = "scripted:tokens=4000,interval_ms=20"
 
 
@@ -115,7 +115,12 @@ def test_the_example_that_serve_prints_can_be_pasted(interface: str) -> None:
         assert url in example
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         pasted = subprocess.run(
-            example, shell=True, capture_output=True, text=True, timeout=30, env={**os.environ, "PATH": path}
+            example,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env={**os.environ, "PATH": path},
         )
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE_S)
@@ -189,8 +194,7 @@ def test_an_interrupt_stops_the_generation_silently() -> None:
 
 
 def _open_streams(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
-        return int(re.findall(rb'"open_streams":\s*(\d+)', response.read())[0])
+    return int(httpx.get(f"{url}/health", timeout=PATIENCE_S, trust_env=False).json()["open_streams"])
 
 
 async def _until_open(url: str, count: int) -> None:
@@ -209,12 +213,20 @@ def test_a_reader_that_closes_the_pipe_ends_the_stream_silently() -> None:
         process.stdout = None
 
 
-def test_lab_serves_the_first_chapter_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("home", ["here", "nowhere"])
+def test_lab_serves_the_first_chapter_until_it_is_interrupted(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if home == "nowhere":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("HOME", f"{tmp_path}/file/home")
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
     with running("lab", "--no-browser", "--port", "18888") as process:
         line = first_line(process)
         assert "/lab/tree/notebooks/00" in line
-        with urllib.request.urlopen(line[line.index("http") :].strip(), timeout=20) as response:
-            assert response.status == 200
+        page = httpx.get(line[line.index("http") :].strip(), timeout=PATIENCE_S, trust_env=False)
+        assert page.status_code == 200
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
@@ -287,7 +299,7 @@ def test_a_terminal_without_unicode_shows_the_rest() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "labkit", "doctor"],
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert (result.returncode, result.stderr) == (0, b"")
