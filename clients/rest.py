@@ -48,7 +48,7 @@ class RESTClient(Client):
     @classmethod
     def example(cls, url: str, prompt: str) -> str:
         body = shlex.quote(json.dumps({"prompt": prompt}))
-        return f"curl {url}/generate -H 'content-type: application/json' -d {body}"
+        return f"{http.curl()} {url}/generate -H 'content-type: application/json' -d {body}"
 
     async def aclose(self) -> None:
         await self._http.aclose()

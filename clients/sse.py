@@ -46,7 +46,7 @@ class SSEClient(Client):
 
     @classmethod
     def example(cls, url: str, prompt: str) -> str:
-        return f"curl -N '{url}/generate?prompt={quote(prompt)}'"
+        return f"{http.curl()} -N '{url}/generate?prompt={quote(prompt)}'"
 
     @classmethod
     async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +129,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
     )
 
 
@@ -179,9 +180,9 @@ def test_serve_serves_it(environment: dict[str, str]) -> None:
         process.stdout.readline()
         example = process.stdout.readline().strip()
         assert example == f"labkit stream jsonlines 'Once upon a time' --url {url[0]}"
-        lines = httpx.post(f"{url[0]}/generate", json={"prompt": "count"}).text.splitlines()
+        lines = httpx.post(f"{url[0]}/generate", json={"prompt": "count"}, trust_env=False).text.splitlines()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert [json.loads(line)["type"] for line in lines] == ["started", "token", "token", "token", "finished"]
 
 

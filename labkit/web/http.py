@@ -1,6 +1,7 @@
 """What the HTTP clients share: pooled connections, and labkit's errors out of responses."""
 
 import json
+from urllib.request import getproxies
 
 import httpx
 
@@ -19,6 +20,11 @@ def pooled(url: str) -> httpx.AsyncClient:
         trust_env=False,
         verify=url.startswith("https:"),  # to load certificates stops the loop for 80 ms
     )
+
+
+def curl() -> str:
+    """How a person calls curl for a server on this machine: past the proxy that the environment names."""
+    return "curl --noproxy '*'" if getproxies() else "curl"
 
 
 def refusal(status: int, body: bytes) -> LabkitError:
