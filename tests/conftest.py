@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from support import PATIENCE_S
 
 from labkit import interfaces
-
-PATIENCE_S = 3.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 import labkit
@@ -18,12 +19,13 @@ from labkit.client import Client, Recording
 from labkit.engine.scripted import SCRIPT, ScriptedEngine
 from labkit.engine.text_stream import TokenStream
 from labkit.events import GenerateRequest, Started, Token
+from labkit.figures.quiet import QUIET, Neighbours
 from labkit.launch.server import Server
 from labkit.launch.threaded import ThreadServer
 from labkit.service.service import Service
 from labkit.web.listener import AsgiListener
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0  # for a machine that has much else to do; a test that passes waits for what it needs alone
 
 
 def ask(max_tokens: int = 24, **fields: Any) -> GenerateRequest:
@@ -119,6 +121,13 @@ async def until(condition: Callable[[], object], what: str, patience_s: float = 
     return time.monotonic() - start
 
 
+def assert_unless_busy(neighbours: Neighbours, holds: bool, what: str) -> None:
+    """Assert what a busy machine may not show; skip with the figures where others kept this one busy."""
+    if not holds and (share := neighbours.share()) > QUIET:
+        pytest.skip(f"{what}; meanwhile others used {share:.0%} of the processor")
+    assert holds, what
+
+
 async def settled(value: Callable[[], int], quiet_s: float = 0.25) -> int:
     """Wait until a counter has stood still for `quiet_s` and return it."""
     start = since = time.monotonic()
@@ -202,5 +211,5 @@ def shown(*parts: object, width: int = 80) -> str:
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `labkit` with these arguments and wait for its end."""
     return subprocess.run(
-        [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, timeout=5 * PATIENCE_S
     )

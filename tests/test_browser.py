@@ -16,6 +16,7 @@ from statistics import median
 import pytest
 from chromium import chromium_page, needs_chromium
 from playwright.sync_api import Locator, Page, TimeoutError
+from support import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
@@ -78,10 +79,7 @@ KERNEL_IS_THERE = (
     "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 )
 
-pytestmark = [
-    needs_chromium,
-    pytest.mark.timeout(180),
-]
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     assert process.stdout is not None
     yield next(line for line in process.stdout if "http://" in line).split()[-1]
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     process.stdout.close()
 
 
@@ -211,7 +209,7 @@ def run_all(page: Page, until: Locator) -> None:
     for _ in range(3):
         command(page, "notebook:run-all-cells")
         with suppress(TimeoutError):
-            until.wait_for(state="attached", timeout=20_000)
+            until.wait_for(state="attached", timeout=60_000)
             return
     pytest.fail(
         "all cells were run three times, and the notebook shows: " + page.locator(".jp-Notebook").inner_text()
@@ -256,7 +254,7 @@ def counted(column: Locator) -> int:
 
 def finish(page: Page) -> None:
     """Wait for the output of the last cell, which shows that the servers have stopped."""
-    page.locator(".jp-OutputArea-output", has_text="<grpc server, stopped>").wait_for(timeout=60_000)
+    page.locator(".jp-OutputArea-output", has_text="<grpc server, stopped>").wait_for()
 
 
 def shoot(page: Page, name: str) -> None:

@@ -182,7 +182,7 @@ Stream.put = lossy
 
 def nbval(path: Path, **env: str) -> str:
     """What pytest prints when nbval runs this notebook."""
-    options = ["--nbval", "--nbval-cell-timeout", "120", "-q", "-rsfx", "-p", "no:cacheprovider"]
+    options = ["--nbval", "--nbval-cell-timeout", "600", "-q", "-rsfx", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(path)],
         capture_output=True,

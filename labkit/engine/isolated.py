@@ -20,7 +20,7 @@ from labkit.wire import native
 PROGRAM = Path(__file__).with_name("isolated_child.py")
 HOST = "127.0.0.1"
 START_S = 300.0  # the weights of a large model take minutes from a slow disk
-TUNE_S = 10.0
+TUNE_S = 60.0
 READ = 4096
 RECEIVE_BUFFER = 16 * 1024  # the kernel's default holds thousands of tokens of a reader that stalls
 

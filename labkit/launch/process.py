@@ -12,7 +12,7 @@ from labkit.launch.server import Options, Server
 from labkit.service.flush import parse_policy
 
 PROGRAM = Path(__file__).with_name("process_child.py")
-START_S = 60.0
+START_S = 300.0  # a busy machine takes a minute for the imports
 TUNE_S = 60.0
 
 

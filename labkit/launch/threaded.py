@@ -18,7 +18,7 @@ from labkit.service.flush import parse_policy
 from labkit.service.service import Service
 
 FAREWELL_S = 0.1
-START_S = 60.0
+START_S = 300.0
 
 
 class ThreadServer(Server):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import ask, command, shown
+from support import PATIENCE_S, ask, command, shown
 
 import labkit
 from labkit import interfaces
@@ -60,7 +60,7 @@ def test_a_target_is_met_or_not(ratio: float, word: str) -> None:
 def test_a_drain_reads_complete_answers(name: str, prompt: str) -> None:
     with labkit.serve(raw.server(name), "scripted:tokens=300,interval_ms=0") as server:
         draining = raw.client(name).drain(server.url, ask(300, prompt=prompt), 3)
-        asyncio.run(asyncio.wait_for(draining, 10))
+        asyncio.run(asyncio.wait_for(draining, PATIENCE_S))
 
 
 @pytest.mark.parametrize("whose", ["own", "default"])
@@ -71,9 +71,9 @@ def test_a_drain_does_not_take_a_failure_for_an_answer(
     if whose == "default" and "drain" in vars(kind):
         monkeypatch.delattr(kind, "drain")
     with labkit.serve(interface, "scripted:tokens=9,interval_ms=0,fail_after=3") as server:
-        asyncio.run(asyncio.wait_for(kind.drain(server.url, ask(3), 1), 10))
+        asyncio.run(asyncio.wait_for(kind.drain(server.url, ask(3), 1), PATIENCE_S))
         with pytest.raises(LabkitError):
-            asyncio.run(asyncio.wait_for(kind.drain(server.url, ask(9), 1), 10))
+            asyncio.run(asyncio.wait_for(kind.drain(server.url, ask(9), 1), PATIENCE_S))
 
 
 def test_memory_fits_a_line_through_the_steps() -> None:

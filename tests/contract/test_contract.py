@@ -6,6 +6,7 @@ from math import nan
 
 import pytest
 from support import (
+    PATIENCE_S,
     Watched,
     abandoned,
     ask,
@@ -163,7 +164,7 @@ async def test_bad_request_is_refused_by_name(interface: str, subtests: pytest.S
             for what, request in REFUSED.items():
                 with subtests.test(what):
                     with pytest.raises(InvalidRequest) as refused:
-                        await asyncio.wait_for(client.record(request), 5)
+                        await asyncio.wait_for(client.record(request), PATIENCE_S)
                     assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
                     assert not engine.streams
             assert_whole(await client.record(ask(3)), 3)
@@ -173,7 +174,7 @@ async def test_oversized_request_is_refused_and_the_server_lives(interface: str)
     with thread_server(interface, Watched(interval_ms=0)) as server:
         async with connect(interface, server) as client:
             with pytest.raises(labkit.errors.LabkitError) as refused:
-                await asyncio.wait_for(client.record(ask(prompt="x" * 2_000_000)), 5)
+                await asyncio.wait_for(client.record(ask(prompt="x" * 2_000_000)), PATIENCE_S)
             # "Try again later" would be a lie: it will never fit.
             assert not isinstance(refused.value, Overloaded)
             assert_whole(await client.record(ask(3)), 3)
@@ -215,7 +216,7 @@ async def test_no_server_there_is_said_at_once(interface: str) -> None:
         url = server.url
     async with connect(interface, url) as client:
         with pytest.raises((labkit.errors.ConnectionLost, Refused)):
-            await asyncio.wait_for(client.record(ask(3)), 5)
+            await asyncio.wait_for(client.record(ask(3)), PATIENCE_S)
 
 
 async def test_engine_closed_under_open_streams_ends_them(interface: str) -> None:

@@ -83,7 +83,7 @@ async def test_health_service_says_that_the_engine_answers_no_more(
     engine.close()
     reply = await health_stub(channel).Check(health_pb2.HealthCheckRequest(service=""))
     assert reply.status == NOT_SERVING
-    assert (await asyncio.wait_for(watch.read(), 5)).status == NOT_SERVING
+    assert (await asyncio.wait_for(watch.read(), PATIENCE_S)).status == NOT_SERVING
 
 
 async def test_health_of_an_unknown_service(channel: aio.Channel) -> None:
@@ -98,7 +98,7 @@ async def test_health_watch_says_goodbye_when_the_server_stops(
     watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await watch.read()).status == SERVING
     stopping = asyncio.create_task(asyncio.to_thread(server.stop))
-    assert (await asyncio.wait_for(watch.read(), 5)).status == NOT_SERVING
+    assert (await asyncio.wait_for(watch.read(), PATIENCE_S)).status == NOT_SERVING
     await stopping
 
 

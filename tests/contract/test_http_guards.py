@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support import Watched, http_borne, thread_server
+from support import PATIENCE_S, Watched, http_borne, thread_server
 
 from labkit.launch.threaded import ThreadServer
 from labkit.web.guard import MAX_BODY, MAX_HEADERS
@@ -264,7 +264,7 @@ async def test_unknown_address_and_method_in_the_error_form(server: ThreadServer
 async def test_head_does_not_hang(server: ThreadServer) -> None:
     async with http(server) as client:
         for path in ("/health", "/generate"):
-            response = await asyncio.wait_for(client.head(path), 5)
+            response = await asyncio.wait_for(client.head(path), PATIENCE_S)
             assert response.status_code in (200, 404, 405) and response.content == b""
     await assert_serves(server)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support import Watched, script, thread_server, until
+from support import PATIENCE_S, Watched, script, thread_server, until
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -43,7 +43,7 @@ async def say(connection: ClientConnection, **fields: Any) -> None:
 
 
 async def hear(connection: ClientConnection) -> dict[str, Any]:
-    frame = await asyncio.wait_for(connection.recv(), 5)
+    frame = await asyncio.wait_for(connection.recv(), PATIENCE_S)
     assert isinstance(frame, str)
 
     def refuse(constant: str) -> None:
@@ -216,7 +216,7 @@ async def test_frame_over_the_limit_closes_with_1009(server: ThreadServer) -> No
     async with socket(server) as connection:
         await connection.send('"' + "x" * MAX_BODY + '"')
         with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(connection.recv(), 5)
+            await asyncio.wait_for(connection.recv(), PATIENCE_S)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
     async with socket(server) as connection:
         await assert_open(connection)
@@ -229,7 +229,7 @@ async def test_flood_of_fragments_closes_with_1009(server: ThreadServer) -> None
 
     async with socket(server) as connection:
         with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(connection.send(fragments()), 10)
+            await asyncio.wait_for(connection.send(fragments()), PATIENCE_S)
         assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
 
 
@@ -280,5 +280,5 @@ async def test_stopping_says_goodbye_with_1001(server: ThreadServer, engine: Wat
         frames = await hear_out(connection)
         assert (frames[-1]["type"], frames[-1]["code"]) == ("failed", "stopping")
         with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(connection.recv(), 5)
+            await asyncio.wait_for(connection.recv(), PATIENCE_S)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001

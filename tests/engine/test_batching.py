@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import until
+from support import PATIENCE_S, until
 from torch import Tensor
 
 from labkit.engine.local import LocalEngine
@@ -234,7 +234,7 @@ async def test_stalled_readers_with_all_seats_block_no_other(
         unread = [watched.engine.submit(request_of(n, max_tokens=120)) for n in range(2)]
         await until(lambda: all(s.produced >= HIGH_WATER - 1 for s in unread), "both are full")
         for number in range(3):
-            whole(await asyncio.wait_for(collect(watched.engine.submit(request_of(number))), 30))
+            whole(await asyncio.wait_for(collect(watched.engine.submit(request_of(number))), PATIENCE_S))
         texts = [whole(await collect(stream)) for stream in unread]
         assert texts == await answers(watched.engine, [request_of(n, max_tokens=120) for n in range(2)])
 

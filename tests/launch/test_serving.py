@@ -12,7 +12,18 @@ from typing import Any
 
 import psutil
 import pytest
-from support import Watched, ask, assert_whole, connect, free_port, outcomes, thread_server, tokens, until
+from support import (
+    PATIENCE_S,
+    Watched,
+    ask,
+    assert_whole,
+    connect,
+    free_port,
+    outcomes,
+    thread_server,
+    tokens,
+    until,
+)
 
 import labkit
 from labkit import interfaces
@@ -151,7 +162,7 @@ async def test_forgotten_server_is_stopped(interface: str) -> None:
     await until(lambda: not labkit_threads(interface), "its thread ends")
     with pytest.raises(labkit.errors.LabkitError):
         async with connect(interface, url) as client:
-            await asyncio.wait_for(client.record(ask(3)), 5)
+            await asyncio.wait_for(client.record(ask(3)), PATIENCE_S)
 
 
 def labkit_threads(interface: str) -> list[str]:

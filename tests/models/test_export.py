@@ -110,7 +110,7 @@ def test_llama_cpp_chooses_the_same_tokens(tmp_path: Path) -> None:
 
 def export(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "labkit.models.export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_command_writes_the_shipped_model(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support import PATIENCE_S
 
 from labkit.errors import ConnectionLost
 from labkit.net.drain import READ, drain
@@ -33,13 +34,13 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
 async def test_each_question_waits_for_the_end_of_the_answer_before() -> None:
     long = b"x" * (3 * READ) + b"finished end\n"
     async with answering(long, b"a finished end\n") as (url, lines):
-        await asyncio.wait_for(drain(url, b"ask\n", 2, end=END, proof=b"finished"), 5)
+        await asyncio.wait_for(drain(url, b"ask\n", 2, end=END, proof=b"finished"), PATIENCE_S)
     assert lines == [b"ask\n", b"ask\n"]
 
 
 async def test_the_handshake_goes_first_and_its_answer_is_not_the_first_answer() -> None:
     async with answering(b"HTTP/1.1 101 end\n\r\n\r\n", b"end\n") as (url, lines):
-        await asyncio.wait_for(drain(url, b"ask\n", 1, end=END, handshake=b"hello\n"), 5)
+        await asyncio.wait_for(drain(url, b"ask\n", 1, end=END, handshake=b"hello\n"), PATIENCE_S)
     assert lines == [b"hello\n", b"ask\n"]
 
 
@@ -54,4 +55,4 @@ async def test_the_handshake_goes_first_and_its_answer_is_not_the_first_answer()
 async def test_an_answer_that_is_not_complete_is_an_error(answer: bytes, words: str) -> None:
     async with answering(answer) as (url, _):
         with pytest.raises(ConnectionLost, match=words):
-            await asyncio.wait_for(drain(url, b"ask\n", 1, end=END, proof=b"finished"), 5)
+            await asyncio.wait_for(drain(url, b"ask\n", 1, end=END, proof=b"finished"), PATIENCE_S)

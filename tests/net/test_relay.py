@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support import Watched, ask, assert_whole, connect, free_port, thread_server, until
+from support import PATIENCE_S, Watched, ask, assert_whole, connect, free_port, thread_server, until
 
 from labkit.net import relay
 from labkit.net.relay import CountingRelay
@@ -72,7 +72,7 @@ async def test_leaving_the_relay_ends_its_connections() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"3\n")
             assert await reader.readexactly(3) == b"xxx"
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
         writer.close()
         with pytest.raises(OSError, match=r"[Cc]onnect"):
             await asyncio.open_connection("127.0.0.1", port)
@@ -81,7 +81,7 @@ async def test_leaving_the_relay_ends_its_connections() -> None:
 async def test_without_a_server_the_relay_closes_the_client_s_connection() -> None:
     async with CountingRelay(f"tcp://127.0.0.1:{free_port()}") as counting:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(counting.url))
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
         writer.close()
 
 

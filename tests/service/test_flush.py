@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ByHand, ask
+from support import PATIENCE_S, ByHand, ask
 
 from labkit.engine.text_stream import TokenStream
 from labkit.errors import InvalidRequest
@@ -93,7 +93,7 @@ def sizes(groups: list[list[Event]]) -> list[int]:
 
 
 async def next_group(desk: Desk) -> list[Event]:
-    group = await asyncio.wait_for(anext(desk.delivery), 5)
+    group = await asyncio.wait_for(anext(desk.delivery), PATIENCE_S)
     return group.events
 
 
@@ -199,7 +199,7 @@ async def test_policy_changed_to_time_counts_the_age_that_the_group_has() -> Non
     await asyncio.sleep(0.08)
     desk.service.flush = parse_policy("ms:50")
     desk.put(1)
-    assert len(await asyncio.wait_for(coming, 0.5)) == 2
+    assert len(await asyncio.wait_for(coming, PATIENCE_S)) == 2
 
 
 async def test_the_time_of_flushing_is_the_groups_and_not_its_events() -> None:

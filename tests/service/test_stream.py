@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
+from support import PATIENCE_S
 
 from labkit.engine.text_stream import TokenStream
 from labkit.events import Event, Failed, Finished, Started, Token
@@ -155,7 +156,7 @@ async def test_cut_wakes_a_reader_that_waits() -> None:
     reader = asyncio.create_task(collect(stream))
     await asyncio.sleep(0.01)
     stream.abort("stopping", "now")
-    assert await asyncio.wait_for(reader, 5) == [Failed(0, "stopping", "now")]
+    assert await asyncio.wait_for(reader, PATIENCE_S) == [Failed(0, "stopping", "now")]
 
 
 async def test_close_drops_what_is_buffered_and_ends_the_iteration() -> None:
@@ -174,7 +175,7 @@ async def test_close_wakes_a_reader_that_waits() -> None:
     reader = asyncio.create_task(collect(stream))
     await asyncio.sleep(0.01)
     stream.close()
-    assert await asyncio.wait_for(reader, 5) == []
+    assert await asyncio.wait_for(reader, PATIENCE_S) == []
 
 
 async def test_token_put_while_the_reader_closes_is_not_read() -> None:
@@ -219,7 +220,7 @@ def in_a_thread(work: Callable[[], None]) -> None:
 async def test_token_put_just_after_the_reader_looked_wakes_it() -> None:
     stream = TokenStream("r")
     stream._events = AtTheWorstMoment([], lambda: in_a_thread(lambda: stream.token("x")))
-    await asyncio.wait_for(stream.wait(), 5)
+    await asyncio.wait_for(stream.wait(), PATIENCE_S)
     assert stream.pop() == Token(0, "x")
 
 
@@ -239,7 +240,7 @@ async def test_buffer_drained_just_after_the_engine_found_it_full_is_not_full_fo
 
 async def test_wait_returns_after_its_time() -> None:
     stream = TokenStream("r")
-    await asyncio.wait_for(stream.wait(0.01), 5)
+    await asyncio.wait_for(stream.wait(0.01), PATIENCE_S)
     assert stream.pop() is None
 
 
@@ -248,7 +249,7 @@ async def test_producer_at_full_speed_arrives_whole(nervous: None) -> None:
     count = 50_000
     stream = TokenStream("r")
     thread = produce(stream, count)
-    events = await asyncio.wait_for(collect(stream), 60)
+    events = await asyncio.wait_for(collect(stream), PATIENCE_S)
     thread.join()
     assert_one_end(events)
     assert events[-1] == Finished(count + 1, "stop", count)
@@ -261,7 +262,7 @@ async def test_producer_that_dawdles_is_waited_for(nervous: None) -> None:
     rng = random.Random(1)
     stream = TokenStream("r", high_water=4)
     thread = produce(stream, 3_000, lambda _: time.sleep(rng.choice([0, 0, 1e-5, 1e-4])))
-    events = await asyncio.wait_for(collect(stream), 60)
+    events = await asyncio.wait_for(collect(stream), PATIENCE_S)
     thread.join()
     assert_one_end(events)
     assert len(events) == 3_002

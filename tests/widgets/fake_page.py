@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from support import PATIENCE_S
+
 from labkit.widgets.live_view import LiveView
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, "did not come true in time"

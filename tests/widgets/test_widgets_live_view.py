@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from chromium import chromium_page, needs_chromium
 from fake_page import FakePage, wait_until
+from support import PATIENCE_S
 
 from labkit.widgets import live_view
 from labkit.widgets.live_view import LiveView, page_files
@@ -210,7 +211,7 @@ def test_boxes_in_a_browser_survive_a_lost_message() -> None:
 
         def put(box: Box, lost: bool = False) -> None:
             view.put(box)
-            message = sent["msg:custom"].get(timeout=5)
+            message = sent["msg:custom"].get(timeout=PATIENCE_S)
             if not lost:
                 page.evaluate("message => deliver('msg:custom', message)", message)
 
@@ -227,7 +228,7 @@ def test_boxes_in_a_browser_survive_a_lost_message() -> None:
 
         view.observe(lambda change: sent["change:state"].put(change["new"]), names="state")
         view._on_page(view, page.evaluate("asked[0]"), [])
-        state = sent["change:state"].get(timeout=5)
+        state = sent["change:state"].get(timeout=PATIENCE_S)
         page.evaluate("state => deliver('change:state', state)", state)
         assert labels() == ["cat", "dog", "bird"]
         place = page.locator(".box").nth(1).bounding_box()

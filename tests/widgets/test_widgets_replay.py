@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from fake_page import wait_until
+from support import PATIENCE_S, assert_unless_busy
 
 from labkit.engine import trace
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
+from labkit.figures.quiet import Neighbours
 from labkit.widgets import replay
 from labkit.widgets.player import _playing
 
@@ -38,14 +40,14 @@ class Reel:
 
 def test_a_replay_puts_every_record_in_order_at_the_pace_it_was_made(tmp_path: Path) -> None:
     trace.save(RUN, tmp_path / "run.jsonl")
-    took = []
+    took, neighbours = [], Neighbours()
     for speed in (1.0, 20.0):
         reel = Reel()
         began = time.monotonic()
-        replay(trace.load(tmp_path / "run.jsonl"), reel, speed).wait(10)
+        replay(trace.load(tmp_path / "run.jsonl"), reel, speed).wait(PATIENCE_S)
         took.append(time.monotonic() - began)
         assert (list(reel.records), reel.cleared) == (RUN, 1)
-    assert took[0] > 3 * took[1]
+    assert_unless_busy(neighbours, took[0] > 3 * took[1], f"seconds at speeds 1 and 20: {took}")
 
 
 def test_a_replay_can_be_stopped_and_played_again() -> None:
@@ -56,7 +58,7 @@ def test_a_replay_can_be_stopped_and_played_again() -> None:
         first.wait(0.01)
     second = replay(RUN, reel, speed=1000)
     assert repr(first) == "<replay, over>"
-    second.wait(10)
+    second.wait(PATIENCE_S)
     assert list(reel.records) == RUN
     third = replay(RUN, reel, speed=0.01)
     third.stop()
