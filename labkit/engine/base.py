@@ -12,7 +12,7 @@ class Engine(Protocol):
 
     @property
     def failed(self) -> str | None:
-        """Why the engine answers no more: it is closed, or has broken. None while it answers."""
+        """Why the engine no longer answers: it is closed, or has broken. None while it answers."""
 
     def submit(self, request: Any) -> Stream:
         """Begin to answer a workload's request, on the caller's running loop; closing the stream stops it.
@@ -25,11 +25,11 @@ class Engine(Protocol):
     def tune(self, **knobs: Any) -> None:
         """Turn knobs while streams run.
 
-        Every engine here has `interval_ms`, its pace: the least time between two tokens of one stream; 0 is
-        as fast as it can.
+        Every engine has `interval_ms`, its pace: the least time between two tokens of one stream. 0 means as
+        fast as possible.
 
         Raises:
-            InvalidRequest: no such knob, or out of range; nothing was changed.
+            InvalidRequest: no such knob, or a value is out of range; nothing was changed.
         """
 
     def close(self) -> None:

@@ -156,7 +156,7 @@ class BatchedEngine:
         return self._core.limits.kv_tokens
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Give every record of `labkit.engine.trace` to `watcher` from now on; return what ends it.
+        """Give every record of `labkit.engine.trace` to `watcher`; return a function that ends this.
 
         The engine's thread calls the watcher, which must return at once. One that raises gets no more
         records, and the error is logged.
@@ -175,7 +175,7 @@ class BatchedEngine:
         self._changed.set()
 
     def work(self) -> float | None:
-        """Iterate in the thread until there is no work; return for how many seconds, None if it has ended."""
+        """Iterate until there is no work; return the seconds until there is some, None if the engine ended."""
         while self.failed is None:
             try:
                 if rest_s := self._iterate():
@@ -193,7 +193,7 @@ class BatchedEngine:
         self._core.close()
 
     def _iterate(self) -> float:
-        """Run one iteration; return for how many seconds there is no work after it."""
+        """Run one iteration; return the seconds until there is work for the next."""
         self._changed.clear()
         self._core.welcome()
         while self._inbox:

@@ -97,12 +97,12 @@ class Core:
         return sum(blocks(sequence.computed) for sequence in self.running if not sequence.finished)
 
     def watch(self, watcher: trace.Watcher) -> None:
-        """Give every record to `watcher` from now on, and first who is here, as if they came just now."""
+        """Give `watcher` the sequences that are here, as if they came just now, and then every record."""
         self.watchers.join(watcher)
         self.welcome()
 
     def welcome(self) -> None:
-        """Let the watchers in that have joined in another thread."""
+        """Introduce the watchers that have joined from another thread to the sequences that are here."""
         self.watchers.welcome(self._introduction)
 
     def _introduction(self) -> Iterator[trace.Record]:
@@ -112,7 +112,7 @@ class Core:
             yield trace.Moved(now_s, sequence.number, sequence.state)
 
     def add(self, sequence: Sequence) -> None:
-        """Take in a request that comes."""
+        """Add a request that arrives."""
         sequence.number = self._arrivals
         self._arrivals += 1
         insort(self.waiting, sequence, key=_by_arrival)
@@ -121,7 +121,7 @@ class Core:
             self.watchers.tell(trace.Moved(sequence.arrival_s, sequence.number, "waiting"))
 
     def drop(self, sequence: Sequence, code: str = "engine_failed", message: str = "it was dropped") -> None:
-        """End a request before its last token and free what it holds, as when its reader leaves."""
+        """End a request before its last token and free its memory, for instance when its reader leaves."""
         sequence.end(code, message)
         self._remove(sequence)
         self._move(sequence, "finished" if sequence.finished else "dropped", self.clock())

@@ -92,8 +92,8 @@ def load_model(source: str, device: str, dtype: str) -> Any:
     """Return a model for inference.
 
     Raises:
-        StartError: there is no causal language model with weights in safetensors files, or it needs more of
-            what it has read than keys and values.
+        StartError: there is no causal language model with weights in safetensors files, or it keeps more
+            than keys and values of the text that it has read.
     """
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
     model, loaded = _from_pretrained(transformers.AutoModelForCausalLM, source, NOT_CAUSAL, **options)
@@ -126,7 +126,7 @@ def _from_pretrained(kind: Any, source: str, problem: str, **options: Any) -> An
 
 @torch.inference_mode()
 def _keeps_keys_and_values(model: Any) -> bool:
-    """Whether the model needs only keys and values of what it has read."""
+    """Whether keys and values are all that the model keeps of the text that it has read."""
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     parameters = inspect.signature(model.forward).parameters
     if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer} or "past_key_values" not in parameters:

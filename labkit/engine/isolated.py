@@ -29,8 +29,8 @@ class IsolatedEngine(TaskEngine):
     """Runs another engine in a subprocess, which has an interpreter, and so a GIL, to itself.
 
     The subprocess ends with this process. A request that it refuses (`InvalidRequest`) ends in the stream's
-    `Failed`. Stamps: `sampled` is the subprocess's own, on the host's one monotonic clock, and `queued` is
-    when the token was here.
+    `Failed`. The stamp `sampled` comes from the subprocess, which shares this host's monotonic clock;
+    `queued` is the time when the token arrived here.
 
     Args:
         engine: the text form of the engine to run, such as `tiny:interval_ms=5`.
@@ -62,7 +62,7 @@ class IsolatedEngine(TaskEngine):
         """As `Engine.tune`; the knobs are those of the engine in the subprocess.
 
         Raises:
-            InvalidRequest: no such knob, or out of range; nothing was changed.
+            InvalidRequest: no such knob, or a value is out of range; nothing was changed.
             EngineFailed: the subprocess has ended, or did not answer within `TUNE_S` seconds.
         """
         if self.failed is not None:

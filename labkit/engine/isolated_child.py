@@ -1,4 +1,4 @@
-"""What the subprocess of an `IsolatedEngine` runs: its engine, and a port on loopback to ask it at."""
+"""What the subprocess of an `IsolatedEngine` runs: its engine, and a port on loopback for requests."""
 
 import asyncio
 import gc
@@ -23,14 +23,14 @@ SEND_BUFFER = 16 * 1024  # the kernel's default holds thousands of tokens of a r
 @contextmanager
 def work(engine: str) -> Iterator[tuple[dict[str, Any], Callable[..., None]]]:
     """Make the engine and listen. Yields the engine's name, the port, and the engine's `tune`."""
-    made = create_engine(engine)
+    inner = create_engine(engine)
     thread = LoopThread("labkit-isolated")
     try:
         gc.collect()
         gc.freeze()  # a full collection would walk the model's objects, and every stream would wait
-        yield {"name": made.name, "port": thread.run(_listen(made))}, made.tune
+        yield {"name": inner.name, "port": thread.run(_listen(inner))}, inner.tune
     finally:
-        made.close()
+        inner.close()
         thread.close()
 
 

@@ -21,11 +21,11 @@ class LocalEngine(BatchedEngine):
     """Answers with the small language model in `labkit/models`.
 
     Args:
-        batch_invariant: whether a text is the same bit for bit in whatever batch it is computed. Without it
-            logits differ by some 1e-6 of their size, which changes a token only where two are as good as
-            equal. With it a single token takes up to twice as long, a batch of 32 two and a half times,
-            a long prompt four times. The engine asks this machine's libraries whether they keep the promise
-            (`labkit.models.invariance`), and does not start where they do not. MKL keeps it on one thread.
+        batch_invariant: makes a text the same, bit for bit, whatever batch it is computed in. Without it,
+            logits differ by some 1e-6 of their size, which changes a token only where two are almost equally
+            likely. With it a single token takes up to twice as long, a batch of 32 two and a half times,
+            a long prompt four times. The engine checks that this machine's libraries allow it
+            (`labkit.models.invariance`), and otherwise does not start. MKL allows it on one thread.
         device: `cpu`, or `cuda` where torch has it. It sums in another order, so texts may differ.
         dtype: `bfloat16` keeps 8 bits of each number. Texts differ from those of `float32`.
         int8: rounds the weights to 8-bit integers, and what they multiply, scaled for the whole batch. Texts
@@ -34,7 +34,7 @@ class LocalEngine(BatchedEngine):
         scheduling: the fields of `labkit.engine.options.Scheduling`, such as `policy`, `seqs` or `kv_tokens`.
 
     Raises:
-        StartError: the weights are missing, or the device is, or `batch_invariant` cannot be kept here.
+        StartError: the weights or the device are missing, or `batch_invariant` is not possible here.
         InvalidRequest: an option is out of range.
     """
 
@@ -58,7 +58,7 @@ class LocalEngine(BatchedEngine):
             tokenizer = Tokenizer.load(weights / "tokenizer.json")
         except FileNotFoundError as error:
             raise StartError(str(error)) from None
-        # now, since what is measured and asked here depends on it
+        # before the runner measures layouts and the check below runs, because both depend on it
         torch.set_num_threads(options.threads)
         rows = INVARIANT_ROWS if batch_invariant else 0
         runner = ModelRunner(model, options.seqs, rows, options.prefix_cache)

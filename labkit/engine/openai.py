@@ -52,15 +52,15 @@ _log = logging.getLogger(__name__)
 class OpenAIEngine(TaskEngine):
     """Passes each request on to the endpoint, and the chunks of its answer back.
 
-    A `Token` is one *chunk* of the endpoint's, which may hold several tokens, so `completion_tokens` counts
-    chunks; the endpoint's own count is logged at DEBUG. `sampled` is the time when the chunk was read here.
-    `Started` comes with the response's headers; its `prompt_tokens` is 0, because the endpoint gives that
-    number with its last chunk. The thoughts of a reasoning model are left out.
+    A `Token` is one *chunk* of the endpoint, which may hold several tokens, so `completion_tokens` counts
+    chunks; the log has the endpoint's own count at DEBUG. `sampled` is the time when this process read the
+    chunk. `Started` comes with the response's headers; its `prompt_tokens` is 0, because the endpoint gives
+    that number with its last chunk. The thoughts of a reasoning model are left out.
 
     After a 429 or 503 with a `Retry-After` the request is sent again, up to 3 times within 30 s of waiting.
-    Every other refusal and error ends the stream in `Failed`. While the reader stalls, nothing is read;
-    whether the endpoint's model waits too depends on the endpoint. When the reader leaves, the connection is
-    closed, so that the model can stop.
+    Every other refusal and error ends the stream in `Failed`. While the reader stalls, the engine reads
+    nothing; whether the endpoint's model waits too depends on the endpoint. When the reader leaves, the
+    engine closes the connection, so that the model can stop.
 
     Args:
         url: the base, such as `http://127.0.0.1:8001/v1`. If the environment variable OPENAI_API_KEY holds a
@@ -245,7 +245,7 @@ def _base(url: str) -> str:
     """The URL without a slash at its end.
 
     Raises:
-        InvalidRequest: it is no HTTP URL, or it has a key in it.
+        InvalidRequest: it is not an HTTP URL, or has a key in it.
     """
     try:
         parsed = httpx.URL(url)

@@ -18,7 +18,7 @@ from labkit.errors import InvalidRequest
 class Options:
     """The options that every engine has.
 
-    All of them are knobs, which `Engine.tune` changes while streams run, except those that `fixed` names.
+    All of them except those in `fixed` are knobs: `Engine.tune` changes them while streams run.
 
     Args:
         interval_ms: the pace, the least time between two tokens of one stream; 0 is as fast as it can.
@@ -39,7 +39,7 @@ class Options:
         """Make the options from values, which may be text: "4096" becomes 4096.
 
         Raises:
-            InvalidRequest: there is no option of a name, or its value is out of range.
+            InvalidRequest: a name is not an option, or a value is out of range.
         """
         types = cls.types()
         for name in values:
@@ -48,10 +48,10 @@ class Options:
         return cls(**{name: valid(name, types[name], value) for name, value in values.items()})
 
     def turned(self, engine: str, knobs: Mapping[str, Any]) -> Self:
-        """These options with other values of some knobs; `engine` is the name that messages give.
+        """Return these options with other values of some knobs; messages name the `engine`.
 
         Raises:
-            InvalidRequest: there is no knob of a name, or its value is out of range.
+            InvalidRequest: a name is not a knob, or a value is out of range.
         """
         types = {name: kind for name, kind in self.types().items() if name not in self.fixed}
         for name in knobs:
@@ -62,13 +62,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Scheduling(Options, Limits):
-    """The options of an engine that batches: the limits of its policy, and what stands around the policy.
+    """The options of an engine that batches: the policy, its limits, and the engine's own.
 
     Args:
-        kv_tokens: as in `Limits`, from one context upwards; 0 is all that `seqs` can use.
+        kv_tokens: as in `Limits`, at least one context; 0 means as many as `seqs` sequences can use.
         policy: the name of a policy of `labkit.engine.policies`, which decides who computes when.
-        prefix_cache: how many tokens of beginnings of texts to keep for others that begin alike; 0 for none.
-        threads: of torch, for this process. More than one is faster on a quiet machine, slower on a busy one.
+        prefix_cache: the size in tokens of the cache for texts that begin alike; 0 for none.
+        threads: torch's threads in this process. More than one is faster on a quiet machine, slower on a busy
+            one.
 
     The others are those of `Limits` and `Options`.
     """
@@ -82,7 +83,7 @@ class Scheduling(Options, Limits):
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
     def within(self, context: int) -> Self:
-        """The same for sequences of up to `context` tokens: `kv_tokens` is the number of them, and not 0.
+        """Return these options for sequences of up to `context` tokens, with a number for `kv_tokens`.
 
         Raises:
             InvalidRequest: `kv_tokens` is less than one context takes, or more than all `seqs` can use.
@@ -97,10 +98,10 @@ class Scheduling(Options, Limits):
 
 
 def valid(name: str, kind: Any, value: Any) -> Any:
-    """Return the value of an option as its type, which may be annotated with pydantic's limits.
+    """Convert the value of an option to its type, which may be annotated with pydantic's limits.
 
     Raises:
-        InvalidRequest: it has another type, or is out of range.
+        InvalidRequest: the value has another type, or is out of range.
     """
     try:
         return TypeAdapter(kind).validate_python(value)

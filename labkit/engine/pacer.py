@@ -7,8 +7,8 @@ class Pacer:
     """Tells when the next token is due: one interval after the last was due, but not before `ask`.
 
     So a stream keeps its rhythm although each token comes a little late, and a stream that lags goes on from
-    now, without a burst. `due_s` takes the interval of the moment: if it is shorter than before, the token
-    that waits is due sooner. All times are seconds of one clock.
+    now, without a burst. `due_s` takes the present interval: if it is shorter than before, the waiting token
+    is due sooner. All times are seconds of one clock.
 
         pacer = Pacer(0.0)
         pacer.ask(0.1)
@@ -23,16 +23,16 @@ class Pacer:
 
     def __init__(self, last_s: float = -math.inf) -> None:
         self._last_s = last_s
-        self._asked_s = -math.inf
+        self._ready_s = -math.inf
 
     def ask(self, now_s: float) -> None:
-        """From now on the engine could hand the next token over."""
-        self._asked_s = now_s
+        """Note that the engine could hand the next token over from now on."""
+        self._ready_s = now_s
 
     def due_s(self, interval_ms: float) -> float:
         """When the next token may come, at this interval."""
-        return max(self._last_s + interval_ms / 1e3, self._asked_s)
+        return max(self._last_s + interval_ms / 1e3, self._ready_s)
 
     def emitted(self, due_s: float) -> None:
-        """The next token has come, and was due then."""
+        """Note that the next token has come, which was due at `due_s`."""
         self._last_s = due_s

@@ -1,4 +1,4 @@
-"""The index of the prefix cache: which beginnings of texts have their keys and values kept, and where.
+"""The index of the prefix cache: which beginnings of texts it holds keys and values of, and where.
 
 As in vLLM, the key of a block is the hash of its tokens and of all tokens before them. Unlike there, a cached
 block is a copy. It is made when a sequence has read its prompt and when it ends, and a sequence that begins
@@ -31,7 +31,7 @@ class PrefixIndex:
     def match(self, tokens: Sequence[int]) -> list[int]:
         """Return the places of a text's blocks, from its first block up to the first that is not cached."""
         cached = list(takewhile(self._places.__contains__, _keys(tokens)))
-        # the last block is marked as used first: the beginning, which more texts share, stays longest
+        # the first block becomes the most recently used: more texts share it, so it should stay longest
         for key in reversed(cached):
             self._places.move_to_end(key)
         self.lookups += len(tokens)

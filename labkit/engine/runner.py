@@ -22,10 +22,10 @@ class SampledSequence(Sequence):
 
 
 class ModelRunner:
-    """The text model, KV for `slots` sequences, a store for what is swapped out, the prefix cache's blocks.
+    """Holds the text model, KV for `slots` sequences, the KV of swapped ones, and the prefix cache's blocks.
 
     Args:
-        rows: see `labkit.models.ragged.step`. With them the weights' layout is fixed; without, measured.
+        rows: see `labkit.models.ragged.step`. If not 0, the weights' layout is fixed instead of measured.
         prefix_tokens: the size of the prefix cache.
     """
 
@@ -77,6 +77,6 @@ def _slot(sequence: Sequence) -> int:
 
 
 def _packable(model: TextModel) -> bool:
-    """Whether its numbers are float32, and not 8-bit integers in disguise."""
+    """Whether its weights are float32, and not quantized to 8-bit integers."""
     first = model.blocks[0]
     return model.embed.weight.dtype == torch.float32 and isinstance(first.qkv, torch.nn.Linear)

@@ -1,4 +1,4 @@
-"""Chooses the next token of each sequence from a model's logits, the same one for the same seed."""
+"""Chooses the next token of each sequence from a model's logits; the same seed chooses the same tokens."""
 
 import random
 from collections.abc import Sequence

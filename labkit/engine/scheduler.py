@@ -15,12 +15,12 @@ from pydantic import Field
 from labkit.engine.sequence import Sequence
 
 BLOCK = 16
-"""KV memory is given out in blocks of so many tokens (vLLM's default; PagedAttention, arXiv 2309.06180)."""
+"""KV memory comes in blocks of this many tokens (vLLM's default; PagedAttention, arXiv 2309.06180)."""
 
 NO_LIMIT = 1 << 40
 
 SMOOTHING = 0.2
-"""The weight of the newest iteration in an estimate; the first has all of it."""
+"""The weight of the newest iteration in an estimate; the first iteration alone is the first estimate."""
 
 Seqs = Annotated[int, Field(ge=1, le=1024)]
 Memory = Literal["reserve", "optimistic"]
@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass
 class Estimates:
-    """What iterations cost lately, in seconds, as the core measures them. Policies that look ahead use it.
+    """What recent iterations cost, in seconds, as the core measures them. Policies that look ahead use it.
 
     Args:
         step_s: an iteration that only decodes.
@@ -65,9 +65,9 @@ class Estimates:
     swap_token_s: float = 0.0
 
     def learn(self, seconds: float, prefill: int, moved: int) -> None:
-        """Take in an iteration that computed `prefill` prompt tokens and moved the KV of `moved` tokens.
+        """Learn from an iteration that computed `prefill` prompt tokens and moved the KV of `moved` tokens.
 
-        One that did both changes nothing, since its time cannot be divided between the two.
+        An iteration that did both changes nothing, since its time cannot be divided between the two.
         """
         more_s = max(0.0, seconds - self.step_s)
         if not prefill and not moved:
@@ -116,8 +116,8 @@ class Plan:
     Args:
         run: the sequences that compute, and how many tokens each.
         evict: the sequences that give up their KV before that.
-        rest_s: where no sequence computes, after how many seconds to ask the policy again. Until then, or
-            for ever if it is None, the core waits for something to happen.
+        rest_s: if no sequence computes, the core asks the policy again after this many seconds, or when
+            something happens; None means only when something happens.
     """
 
     run: list[tuple[Sequence, int]] = field(default_factory=list)
@@ -150,7 +150,7 @@ def check(plan: Plan, situation: Situation, policy: str) -> None:
     After a limit was lowered, the sequences may hold more than it allows. Then a plan may not add to that.
 
     Raises:
-        ValueError: it names the policy and what its plan does.
+        ValueError: the message names the policy and what its plan does.
     """
     problem = _unplayable(plan, situation) or _beyond_limits(plan, situation)
     if problem:
@@ -258,7 +258,7 @@ class Filling:
         return True
 
     def _leaving(self, room: int, seats: int, victims: Iterable[Sequence]) -> list[Sequence] | None:
-        """The first victims, as many as are needed; None where all of them are not enough."""
+        """The first victims, as many as are needed; None if all of them are not enough."""
         room, seats = room - self.free, seats - self.seats
         leaving: list[Sequence] = []
         queue = (victim for victim in victims if victim in self._held and victim not in self._taken)

@@ -14,7 +14,7 @@ from labkit.events import GenerateRequest
 
 
 class TaskStream(TokenStream):
-    """A stream whose task can wait for its reader, and is cancelled when the reader wants no more."""
+    """A stream whose task can wait for its reader, and is cancelled when the reader leaves."""
 
     def __init__(self, request: GenerateRequest, engine: "TaskEngine") -> None:
         super().__init__(request.request_id or "", stamped=request.stamps, on_room=self._look)
@@ -41,7 +41,7 @@ class TaskStream(TokenStream):
             await self._room.wait()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until then, or until the engine is tuned."""
+        """Sleep so long, or until the engine is tuned."""
         self.tuned.clear()
         timer = self._loop.call_later(seconds, self.tuned.set)
         try:
@@ -73,8 +73,8 @@ class TaskEngine(ABC):
     async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         """Fill the stream: `started`, then `ready` and `token` for each token, then `finish`.
 
-        It is cancelled when the reader wants no more, so `with` or `finally` frees what it holds. A
-        `LabkitError` ends the stream in a `Failed` of its code, any other exception in `engine_failed`.
+        The engine cancels it when the reader leaves, so free resources by `with` or `finally`. A
+        `LabkitError` ends the stream in a `Failed` with its code, any other exception in `engine_failed`.
         """
 
     @property

@@ -1,4 +1,4 @@
-"""The records of what a scheduler does, and who watches them: they are drawn, saved and replayed.
+"""The records of what a scheduler does, and their watchers, which draw, save or replay them.
 
 Times are seconds of the scheduler's clock: `time.monotonic` in the engine, from 0 in the simulator.
 """
@@ -78,7 +78,7 @@ def load(path: Path) -> Iterator[Record]:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: a line is no record; it says which.
+        ValueError: a line is not a record; the message names the line.
     """
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -88,7 +88,7 @@ def load(path: Path) -> Iterator[Record]:
 
 
 class Watchers:
-    """Those who get the records of one scheduler, in its thread. They join and leave in any thread.
+    """The functions that get the records of one scheduler, in its thread. They join and leave in any thread.
 
     A watcher that raises leaves, and the error is logged: a view that fails does not stop the answers.
     """
@@ -116,7 +116,7 @@ class Watchers:
                     group.remove(watcher)
 
     def welcome(self, introduction: Callable[[], Iterable[Record]]) -> None:
-        """Let those who have joined in, and give them first the records of `introduction`."""
+        """Admit those who have joined since; give them the records of `introduction` first."""
         if not self._newcomers:
             return
         with self._lock:  # another thread's `leave` finds a newcomer in one of the lists at any time
@@ -127,7 +127,7 @@ class Watchers:
                 self._give(record, watcher)
 
     def tell(self, record: Record) -> None:
-        """Give a record to all."""
+        """Give a record to every watcher."""
         for watcher in tuple(self._members):  # a watcher that leaves meanwhile does not hide the next
             self._give(record, watcher)
 

@@ -1,1 +1,1 @@
-"""The simulator: the engine's own scheduler on a virtual clock, its workloads, its costs and its results."""
+"""The simulator: the engine's scheduler on a virtual clock, with its workloads, costs and results."""

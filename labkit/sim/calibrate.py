@@ -1,4 +1,4 @@
-"""Fits a cost model to this machine, within seconds, from an engine's records of short workloads."""
+"""Fits a cost model to this machine, in a few seconds, from an engine's records of short workloads."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,9 +50,9 @@ class Calibration:
 
 
 def calibrate(engine: str = "tiny") -> Calibration:
-    """Measure a new engine of this text form on this machine as it is now; takes a few seconds.
+    """Make an engine from its text form and measure it here and now; this takes a few seconds.
 
-    A neighbour that is busy for a moment hardly changes the cost. One that stays busy is part of it.
+    Another process that is busy for a moment hardly changes the cost. One that stays busy is part of it.
 
     Raises:
         StartError: that engine cannot be made.
@@ -81,7 +81,7 @@ def _measure(engine: BatchedEngine) -> list[Measurement]:
 def iterations(jobs: Workload, engine: BatchedEngine) -> list[Measurement]:
     """Run jobs that keep the engine busy; return each iteration but the last.
 
-    Its seconds go from its beginning to that of the next, so they include the handing over of its tokens.
+    The seconds count from its beginning to the next one's, so they include the handing over of tokens.
     """
     records = [record for record in drive(jobs, engine) if isinstance(record, Iteration)]
     return [(_load(one), following.start_s - one.start_s) for one, following in pairwise(records)]
@@ -94,7 +94,7 @@ def _load(iteration: Iteration) -> Load:
 
 
 def _wave(requests: int, prompt_tokens: int, output_tokens: int) -> Workload:
-    """Requests that come at once, with lengths that vary as those of real requests do.
+    """Requests that all arrive at once, with lengths that vary as real ones do.
 
     A batch of different lengths is slower than one of equal lengths with as many tokens.
     """

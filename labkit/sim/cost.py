@@ -3,10 +3,10 @@
     seconds = t0 + decode · decodes + prefill · prompt tokens + attend · pairs of query and key
               + read · KV tokens + swap · KV tokens moved
 
-The weights are read once in each iteration, however many sequences compute (`t0`); that is why batching pays.
-The linear layers cost by the token, attention by the pair. The keys and values of all sequences that compute
-are read from memory once. That is most of what long answers cost: a decode reads each key for one pair,
-whereas the many pairs of a prompt share what is read.
+Each iteration reads the weights once, however many sequences compute (`t0`); that is why batching pays. The
+linear layers cost by the token, attention by the pair. An iteration also reads the keys and values of all
+sequences that compute, once. This is most of the cost of long answers: a decode reads each key for one pair,
+whereas the many pairs of a prompt share one reading.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ NEGLIGIBLE = 0.01
 class Load(msgspec.Struct, frozen=True):
     """What one iteration computes. `labkit.engine.trace.Iteration` explains the fields.
 
-    `kv_tokens` is of the sequences that compute, whereas an iteration's includes the paused ones.
+    `kv_tokens` counts the sequences that compute, whereas an `Iteration`'s includes the paused ones.
     """
 
     prefill: int = 0
@@ -59,7 +59,7 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     swap: Seconds
 
     def seconds(self, load: Load) -> float:
-        """How long an iteration takes."""
+        """Predict how long an iteration takes."""
         return (
             self.t0
             + self.decode * load.decodes
@@ -87,11 +87,11 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def fit(measurements: Iterable[tuple[Load, float]]) -> Cost:
-    """The cost that fits measured iterations best, each given as (load, seconds).
+    """Return the cost that fits measured iterations best, each given as (load, seconds).
 
-    It minimizes the sum of absolute errors relative to the prediction: a decode step weighs as much as a long
-    prompt, and the few iterations that another process held up hardly count. A term that no iteration has
-    becomes 0.
+    It minimizes the sum of absolute errors relative to the prediction. So a decode step weighs as much as a
+    long prompt, and the few iterations that another process held up hardly count. A term that occurs in no
+    iteration becomes 0.
 
     Raises:
         ValueError: there are no iterations, or one of them took no time.
@@ -114,8 +114,8 @@ def fit(measurements: Iterable[tuple[Load, float]]) -> Cost:
 def _nonnegative(terms: Matrix, aim: Matrix) -> Matrix:
     """Least squares with no negative coefficient.
 
-    Take the coefficients that the best solution does not set to 0: plain least squares over these alone gives
-    the same solution. So it is among the plain solutions of all subsets; six terms have 64.
+    Plain least squares over the terms that the best solution does not set to 0 gives that same solution. So
+    it is one of the plain solutions of all subsets, of which six terms have 64.
     """
     columns = range(terms.shape[1])
     subsets = chain.from_iterable(combinations(columns, n) for n in range(len(columns) + 1))

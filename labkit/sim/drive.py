@@ -1,6 +1,6 @@
 """Runs a workload on a real engine in real time, and returns the records of its scheduler.
 
-Each request comes at its time whatever the engine does (open loop), each answer is as long as its job says,
+Each request arrives at its time whatever the engine does (open loop), each answer is as long as its job says,
 and each reader takes every token at once.
 """
 
@@ -24,9 +24,9 @@ HEAD_START_S = 0.05
 def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
     """Run jobs to their end on an engine that does nothing else. Times count from the beginning of the run.
 
-    A prompt consists of words of one token each, and the engine puts one token before them. It has as many
-    tokens as its job, and begins like another prompt where the jobs begin alike. The arrival of a request is
-    the time of its job, even if this process was too busy to submit it then.
+    A prompt has as many tokens as its job: words of one token each, after the one token that the engine adds.
+    Prompts begin alike where their jobs do. The arrival of a request is the time of its job, even if this
+    process was too busy to submit it then.
 
     Raises:
         ValueError: a job does not fit into the engine's context.
@@ -51,7 +51,7 @@ def drive(jobs: Sequence[Job], engine: BatchedEngine) -> list[Record]:
 
 
 def _words(vocabulary: Vocabulary) -> list[str]:
-    """Texts that are one token each, whatever comes before them."""
+    """Texts that are one token each, after any other text."""
     words: list[str] = []
     for token in TOKEN_IDS:
         word = vocabulary.token_bytes(token)

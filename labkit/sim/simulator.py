@@ -1,4 +1,4 @@
-"""The engine's scheduler on a virtual clock: the same core, with a runner that only takes time.
+"""The engine's scheduler on a virtual clock: the same core, with a runner that only moves the clock.
 
 The engine's own code decides who computes when, who is evicted and what the prefix cache holds. Streams are
 not simulated: every reader takes its tokens at once.
@@ -19,7 +19,7 @@ from labkit.sim.workload import Job
 
 
 class SimulatedRunner:
-    """Computes nothing, and moves a clock by what computing would cost. Its tokens are negative numbers."""
+    """Moves a clock by the time that computing would take. Its tokens are negative numbers."""
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
@@ -33,8 +33,8 @@ class SimulatedRunner:
         held = sum(blocks(sequence.computed + tokens) for sequence, tokens in work)
         self.now_s += self.cost.seconds(Load(*counts(work), held, self._swapped))
         self._swapped = 0
-        # each sequence has a token of its own, so that the prefix cache confuses no answers; they begin at
-        # -2, because -1 and -2 have the same hash
+        # each sequence has a token of its own, so that no answer matches another in the prefix cache; they
+        # begin at -2, because -1 and -2 have the same hash
         return [-2 - sequence.number if tokens == sequence.pending else None for sequence, tokens in work]
 
     def swap_out(self, sequence: Sequence) -> None:
@@ -59,7 +59,7 @@ def simulate(
     """Run jobs to their end and return the records of the scheduler, from 0 s on.
 
     Args:
-        policy: the name of one in `labkit.engine.policies`, or a policy of your own, of which a copy runs.
+        policy: a name in `labkit.engine.policies`, or a policy of your own; a copy of it runs.
         cost: what iterations cost on the simulated machine.
         prefix_tokens: the size of the prefix cache; 0 for none.
 

@@ -1,4 +1,4 @@
-"""From a scheduler's records: a timeline of each request, and the figures of the run."""
+"""Turns a scheduler's records into a timeline of each request and the figures of the run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class Timeline:
         return sum(reading.stalls(self.waits_s, self.reader_tps)) if self.paced else 0.0
 
     def effective_tokens(self) -> float:
-        """Tokens weighed by their use to the reader; all count for one who takes everything at once."""
+        """Tokens weighted by their use to the reader; all count in full for one who takes them at once."""
         if not self.paced:
             return len(self.token_times_s)
         length = len(self.token_times_s) if self._ended_as("finished", "dropped") else self.max_tokens
@@ -81,7 +81,7 @@ class Timeline:
 
 
 def timelines(records: Iterable[Record]) -> list[Timeline]:
-    """One for each request, in order of arrival. Requests that came before the first record are left out."""
+    """Return a timeline for each request, in order of arrival, without those from before the first record."""
     by_number: dict[int, Timeline] = {}
     for record in records:
         if isinstance(record, Arrived):
@@ -100,7 +100,7 @@ def timelines(records: Iterable[Record]) -> list[Timeline]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in figures; one that is undefined is None. Percentiles are by nearest rank.
+    """The figures of a run; an undefined figure is None. Percentiles are by nearest rank.
 
     Args:
         total_s: from the first arrival to the last record.
@@ -108,9 +108,9 @@ class Summary:
         itl_p99_ms: over the gaps of all requests together.
         fluidity, stall_s, qoe: means over the requests whose reader has a speed. A request that got no token
             counts as 0 in fluidity and QoE.
-        goodput: finished requests per second, of those that meet the objectives of TTFT and TPOT.
+        goodput: finished requests per second that meet the objectives of TTFT and TPOT.
         preemptions: evictions and swaps.
-        batch: how many requests decoded together, as a mean over the iterations in which any did.
+        batch: the mean number of requests that decode together, over the iterations with any decode.
         kv_peak: the most KV tokens held.
     """
 
@@ -137,8 +137,8 @@ def summarize(records: Sequence[Record], *, ttft_s: float = 1.0) -> Summary:
 
     Args:
         ttft_s: when a first token is due: D_p of fluidity, goodput's objective of TTFT, and the TTFT of QoE's
-            ideal server. The other tokens are due at the speed of each reader, so that goodput's objective of
-            TPOT is 1 / `reader_tps`.
+            ideal server. The other tokens are due at each reader's speed, so goodput's objective of TPOT is
+            1 / `reader_tps`.
     """
     requests = timelines(records)
     figures = [request.figures() for request in requests]

@@ -1,4 +1,4 @@
-"""Workloads: when requests come, how long they are, and how fast their readers read.
+"""Workloads: when requests arrive, how long they are, and how fast their readers read.
 
 A workload is drawn from a seed, or read from a file with one line per request: JSON lines (`.jsonl`) or CSV
 with a heading (`.csv`), with the fields of `Line`. Its requests are in order of arrival.
@@ -30,7 +30,7 @@ class Job:
     """One request.
 
     Args:
-        arrival_s: when it comes, in seconds from the start.
+        arrival_s: when it arrives, in seconds from the start.
         prompt: token ids.
         output_tokens: the length of its answer.
         reader_tps: how fast its reader reads, in tokens per second.
@@ -97,8 +97,8 @@ class Shape:
     Args:
         prompt, output: the lengths of prompts and answers.
         readers: the share of readers with each speed, as {tokens per second: share}.
-        groups: if not 0, each prompt follows a prefix of one of so many groups, drawn evenly, as the prompts
-            of several applications follow the system prompt of theirs.
+        groups: if not 0, each prompt begins with the prefix of one of this many groups, drawn evenly, as
+            prompts begin with the system prompt of their application.
         prefix_tokens: the length of these prefixes.
     """
 
@@ -119,7 +119,7 @@ DEFAULT_SHAPE = Shape()
 
 
 def poisson(rate: float, requests: int, *, shape: Shape = DEFAULT_SHAPE, seed: int = 0) -> Workload:
-    """Requests that come independently of each other, `rate` per second on average.
+    """Requests that arrive independently of each other, `rate` per second on average.
 
     Raises:
         ValueError: a value is out of range, as in `bursts` and `ramp`.
@@ -142,7 +142,7 @@ def ramp(
 ) -> Workload:
     """Poisson arrivals whose rate changes linearly from one rate to the other.
 
-    The ramp is as long as `requests` take on average. Requests after its end come at `to_rate`.
+    The ramp is as long as `requests` arrivals take on average. Requests after its end arrive at `to_rate`.
     """
     _check(from_rate >= 0, f"from_rate: at least 0 requests a second, not {from_rate}")
     _check(to_rate > 0, f"to_rate: above 0 requests a second, not {to_rate}")
@@ -159,7 +159,7 @@ def _unit_arrivals(requests: int, seed: int) -> Iterator[float]:
 
 
 def _ramp_clock(first: float, last: float, requests: int) -> Callable[[float], float]:
-    """When n requests are expected to have come: the rate's integral a·t + (b - a)·t²/(2·T), inverted."""
+    """When n arrivals are expected: the inverse of the rate's integral a·t + (b - a)·t²/(2·T)."""
     length_s = 2 * requests / (first + last)
     slope = (last - first) / length_s
 
@@ -173,7 +173,7 @@ def _ramp_clock(first: float, last: float, requests: int) -> Callable[[float], f
 
 
 def _workload(arrivals: Iterable[float], shape: Shape, seed: int) -> Workload:
-    """Requests that come at these times. Their lengths and readers depend on the seed alone."""
+    """Requests with these arrivals. Their lengths and readers depend on the seed alone."""
     rng = Random(f"{seed}/requests")
     speeds, shares = list(shape.readers), list(shape.readers.values())
     lines: list[Line] = []
@@ -242,8 +242,8 @@ def load(path: Path, seed: int = 0) -> Workload:
     """Read a workload. A file has only the lengths of prompts, so their tokens are drawn from the seed.
 
     Raises:
-        ValueError: a line is no request (the message names the line), there are no lines, or the name ends
-            neither in .jsonl nor in .csv.
+        ValueError: a line is not a request (the message names the line), there are no lines, or the name
+            ends neither in .jsonl nor in .csv.
     """
     read = _csv_lines if _is_csv(path) else _json_lines
     lines = list(read(path))

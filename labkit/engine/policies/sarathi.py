@@ -5,11 +5,11 @@ from itertools import chain
 from labkit.engine.scheduler import Filling, Plan, Situation
 
 BUDGET = 128
-"""The budget where the limits have none. On one core it takes a few times as long as a decode step."""
+"""The budget if the limits have none. On one core it takes a few times as long as a decode step."""
 
 
 class Sarathi:
-    """Spends a token budget in each iteration: first on decodes, then on prompts half read, then on new ones.
+    """Spends a token budget in each iteration: first on decodes, then on begun prompts, then on new ones.
 
     If the budget is below the number of sequences that decode, the latest wait until the earliest finish.
     """

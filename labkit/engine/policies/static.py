@@ -5,7 +5,7 @@ from labkit.engine.sequence import Sequence
 
 
 class Static:
-    """Serving as it was before Orca. The seats of short answers stay empty until the longest answer ends."""
+    """Batches as servers did before Orca: seats of short answers stay empty until the longest answer ends."""
 
     name = "static"
 

@@ -1,4 +1,4 @@
-"""TokenFlow's buffer-aware preemptive scheduling (arXiv 2510.02758), after its abstract and a reading note.
+"""TokenFlow's buffer-aware preemptive scheduling (arXiv 2510.02758), from its abstract and notes on it.
 
 A reader with enough unread text needs no new tokens for a while. So its sequence can give up its memory to
 one that waits for a first token, and comes back before the reader runs dry.
@@ -67,11 +67,11 @@ class TokenFlow:
         return urgent, [s for s in started if s not in dry_set]
 
     def _needed_s(self, sequence: Sequence, situation: Situation) -> float:
-        """With how many seconds of unread text a preemption, or the rest of one, goes unnoticed."""
+        """The seconds of unread text that hide a preemption, or the rest of one, from the reader."""
         return self.margin_s + situation.restore_s(sequence) + situation.estimates.step_s
 
     def _safe(self, sequence: Sequence, situation: Situation, queue_s: float) -> bool:
-        """Whether its reader will not notice a preemption, and the time gained is worth what it costs all."""
+        """Whether its reader will not notice a preemption, and the time gained is worth the cost."""
         worth_s = WORTH * situation.restore_s(sequence) + QUEUE * queue_s
         least_s = self._needed_s(sequence, situation) + self.hold_s + worth_s
         return sequence.decoding and sequence.lead_s(situation.now_s) > least_s
