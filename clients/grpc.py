@@ -52,8 +52,8 @@ class GRPCClient(Client):
         call = self._generate(protobuf.request_to_proto(request))
         ended = False
         try:
-            # To the call's very end, past the terminal event: a status that is still on its way when the
-            # loop closes makes gRPC complain to whichever other loop there is.
+            # Read to the call's very end, past the terminal event: if the loop closes before the status
+            # arrives, gRPC logs an error on another loop.
             async for reply in call:
                 received = time.monotonic_ns()
                 events = protobuf.group_from_proto(reply)
@@ -67,8 +67,8 @@ class GRPCClient(Client):
 
     def _error(self, error: aio.AioRpcError) -> LabkitError:
         details = error.details() or str(error.code())
-        told = dict(error.trailing_metadata() or ())
-        code = told.get("labkit-code") or CODES.get(error.code())
+        metadata = dict(error.trailing_metadata() or ())
+        code = metadata.get("labkit-code") or CODES.get(error.code())
         return from_code(str(code), details) if code else ConnectionLost(f"{self.name}: {details}")
 
     @classmethod

@@ -32,7 +32,7 @@ class RESTClient(Client):
                 "POST", "/generate", content=native.request_to_json(request)
             ) as response:
                 async for data in response.aiter_raw():
-                    # Of the last read that brought something: what httpx does after it is not waited for.
+                    # the time of the last read with data, without what httpx does after it
                     received = time.monotonic_ns()
                     body += data
         except httpx.TransportError as error:

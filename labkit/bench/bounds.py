@@ -1,14 +1,14 @@
-"""What bounds a pass of a model: how fast its weights are read, multiplied by, or operations are started."""
+"""What bounds a pass of a model: reading its weights, multiplying by them, or starting operations."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Floors:
-    """What one pass takes at the least in each respect, in CPU seconds, as this machine has just shown.
+    """The least time that each part of one pass takes on this machine, in CPU seconds, as just measured.
 
-    `products_s` includes what reading the weights takes. `operations` is how many of PyTorch's labkit's pass
-    starts, and `starting_s` what one takes that computes nothing to speak of.
+    `products_s` includes the reading of the weights. `operations` counts the PyTorch operations that labkit's
+    pass starts; `starting_s` is the time of one that computes almost nothing.
     """
 
     weights_bytes: int
@@ -29,11 +29,11 @@ class Floors:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a pass spends most on, of what was measured, and its share of the time (0 to 1).
+    """The part that takes most of a pass, and its share of the pass's time (0 to 1).
 
-    `products` are multiplications at the library's speed, `weights` the same where reading the weights alone
-    takes more than half of that, `dispatch` the starting of operations. What attention, sampling and the
-    interpreter take is in none of them. A row with a small share is bound by what is not in this list.
+    `products` are multiplications at the library's speed. `weights` are the same where reading the weights
+    alone takes more than half of that time. `dispatch` is the starting of operations. Attention, sampling and
+    the interpreter are in none of these, so they bound a row whose share is small.
     """
 
     by: str
@@ -41,10 +41,10 @@ class Bound:
 
 
 def bound_of(floors: Floors, pass_s: float, counted: bool) -> Bound:
-    """What bounds a pass that took so many CPU seconds.
+    """Return what bounds a pass of `pass_s` CPU seconds.
 
     Args:
-        counted: whether the pass is labkit's, whose operations were counted. Another's are not known.
+        counted: whether `floors.operations` counts this pass's operations; only labkit's are counted.
     """
     dispatch_s = floors.operations * floors.starting_s
     if counted and dispatch_s > floors.products_s:

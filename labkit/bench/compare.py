@@ -5,8 +5,8 @@
     comparison = compare("Once upon a time", engine="tiny", repeat=5)
     comparison.rows["sse"].ttft_ms, comparison.same_text
 
-Each interface has one warm-up first, which also connects and is not timed. A last pass, not timed either,
-goes through a `labkit.net.relay.CountingRelay` on a new connection and counts the bytes.
+Each interface first has a warm-up, which connects and is not timed. A last pass, also not timed, goes through
+a `labkit.net.relay.CountingRelay` on a new connection and counts the bytes.
 """
 
 from collections.abc import Sequence
@@ -48,9 +48,9 @@ def compare(
     """Compare the interfaces of these names, all by default.
 
     Args:
-        isolation: `"process"` starts each server in a process of its own, for figures that count;
-            `"thread"` starts them in this process, around one engine.
-        comparison: a `blank` one that this fills, so that another thread can show it meanwhile.
+        isolation: `"process"` starts each server in a process of its own, for reliable figures; `"thread"`
+            starts them in this process, around one engine.
+        comparison: a `blank` one to fill, so that another thread can show it meanwhile.
 
     Raises:
         StartError: no such interface or engine.

@@ -51,7 +51,7 @@ FIGURES = [f.name for f in fields(_Figures)]
 
 @dataclass
 class Comparison:
-    """Grows while it runs, so that a live table can show it."""
+    """All runs so far. It grows while it runs, so that a live table can show it."""
 
     machine: Machine
     parameters: dict[str, Any]
@@ -120,5 +120,5 @@ def verdict(result: Comparison) -> Text:
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return median(numbers) if numbers else None

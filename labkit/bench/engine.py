@@ -1,10 +1,10 @@
 """How fast labkit's engine decodes beside its peers: the same weights and prompts, in float32, on one thread.
 
-A peer is a process that generates greedily what it is asked for (`labkit/bench/peer_child.py`). In every
-round all are asked, one at a time, in an order that turns, and labkit's rate is divided by each peer's of the
-same round. A rate is of decoding alone: from the first new tokens, when all prompts have been read, to the
-last. It is per second of CPU time, which on one thread is what a clock shows on a quiet machine, and leaves
-out the time that others take on a busy one.
+A peer is a process that generates tokens greedily (`labkit/bench/peer_child.py`). In every round all peers
+answer, one at a time, in an order that turns; then labkit's rate is divided by each peer's of the same round.
+A rate covers decoding alone, from the first new tokens, when the prompts are read, to the last. It is per
+second of CPU time. On one thread and a quiet machine this equals wall-clock time; on a busy machine it leaves
+out the time that other processes take.
 """
 
 import math
@@ -35,8 +35,8 @@ FILES = {OWN: "peer_labkit.py", HF: "peer_hf.py", LLAMA: "peer_llama.py", NAIVE:
 WARM_UP_TOKENS = 4
 Answers = dict[str, Answer]
 
-# How many times a peer's rate labkit's is to be, by batch; judged on one model, with answers of one length.
-# Without a cache a token takes the longer the more there are before it: that is judged behind LATE of them.
+# The least ratio of labkit's rate to a peer's, by batch, for one model and answers of one length. Without a
+# cache a token takes longer the more tokens precede it, so that peer is judged behind LATE tokens.
 TARGETS = MappingProxyType({HF: {1: 1.6, 8: 2.0, 32: 1.3}, LLAMA: {1: 0.8, 8: 1.3, 32: 1.5}})
 LATE_TARGET = 10.0
 TARGET_MODEL = "random"
@@ -46,7 +46,7 @@ LATE, LATE_TOKENS = 200, 32
 
 @dataclass(frozen=True)
 class Case:
-    """What all peers are asked: each prompt of the batch is continued by so many tokens."""
+    """One task for all peers: continue each prompt of a batch by `tokens` tokens."""
 
     model: str
     batch: int
@@ -55,11 +55,11 @@ class Case:
 
     @property
     def late(self) -> bool:
-        """Whether it is asked to see what a long text costs without a cache."""
+        """Whether this case shows what a long text costs without a cache."""
         return self.prompt_tokens >= LATE
 
     def target(self, peer: str) -> float | None:
-        """How many times this peer's rate labkit's is to be."""
+        """The least ratio of labkit's rate to this peer's; None if there is no target."""
         if self.model != TARGET_MODEL:
             return None
         if self.late:
@@ -71,8 +71,8 @@ class Case:
 class Rate:
     """One peer in one case: tokens per CPU second, of all sequences together.
 
-    `ratio` is labkit's rate over the peer's, and what the target is for. `same_tokens` is the share (0 to 1)
-    of its tokens that labkit has, `bound` what its pass spends most on (None where that is not known).
+    `ratio` is labkit's rate over the peer's; the target is for this ratio. `same_tokens` is the share of the
+    peer's tokens (0 to 1) that labkit generated too. `bound` is what its pass spends most time on, if known.
     """
 
     peer: str
@@ -86,15 +86,15 @@ class Rate:
 
     @property
     def met(self) -> bool | None:
-        """None where no target is set."""
+        """Whether the ratio reaches the target; None if there is no target."""
         return None if self.target is None else self.ratio >= self.target
 
 
 @dataclass(frozen=True)
 class Peers:
-    """`rates` by case, labkit first; `skipped` says of a peer that is not here what it needs.
+    """The result: `rates` by case, labkit first, and `floors` of this machine by model and batch.
 
-    `floors` are this machine's, by model and batch.
+    `skipped` says what each missing peer needs.
     """
 
     rounds: int
@@ -109,10 +109,10 @@ def run(options: Options, progress: Progress) -> Peers:
     return measure(tokens=32, rounds=1, progress=progress) if options.quick else measure(progress=progress)
 
 
-def tables(found: Peers) -> RenderableType:
-    """A table for each model; below them, what this machine gave, and which peers are not here and why.
+def tables(result: Peers) -> RenderableType:
+    """Draw a table for each model; below them, this machine's floors, and the missing peers with the reason.
 
-    A share of equal tokens is rounded down, so that 100% is all of them.
+    The share of equal tokens is rounded down, so that 100% means all of them.
     """
     headings = [
         "",
@@ -127,32 +127,32 @@ def tables(found: Peers) -> RenderableType:
         table(
             f"Decoding with the {model} model, {parameters / 1e6:.1f} million parameters",
             headings,
-            [_rate_row(rate) for rate in found.rates if rate.case.model == model],
+            [_rate_row(rate) for rate in result.rates if rate.case.model == model],
         )
-        for model, parameters in found.parameters.items()
+        for model, parameters in result.parameters.items()
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     return Group(
         *models,
         *(
             _floors_line(model, batch, floors)
-            for model, of_model in found.floors.items()
+            for model, of_model in result.floors.items()
             for batch, floors in of_model.items()
         ),
         Text("The target is for “labkit is”: labkit's rate over the peer's in the same rounds.", style="dim"),
-        Text(f"float32, one thread, greedy, medians of {found.rounds}; {versions}"),
-        *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in found.skipped.items()),
+        Text(f"float32, one thread, greedy, medians of {result.rounds}; {versions}"),
+        *(Text(f"{name} is skipped: {why}", style="yellow") for name, why in result.skipped.items()),
     )
 
 
 def _rate_row(rate: Rate) -> list[str]:
     ratio = "" if rate.peer == OWN else f"{rate.ratio:.2f}×"
     target = "" if rate.target is None else f"≥ {rate.target:g}× {met(bool(rate.met))}"
-    asked = f"{rate.case.batch} × {rate.case.prompt_tokens}+{rate.case.tokens}"
+    sizes = f"{rate.case.batch} × {rate.case.prompt_tokens}+{rate.case.tokens}"
     bound = "" if rate.bound is None else f"{rate.bound.by} {rate.bound.share:.0%}"
     return [
         rate.peer,
-        asked,
+        sizes,
         number(rate.tokens_s, 0),
         ratio,
         f"{math.floor(100 * rate.same_tokens)}%",
@@ -162,7 +162,7 @@ def _rate_row(rate: Rate) -> list[str]:
 
 
 def _floors_line(model: str, batch: int, floors: Floors) -> Text:
-    """What the shares of a model's rows are of: the best that this machine gave for such a pass."""
+    """The floors that the shares of a model's rows refer to."""
     read, multiply = f"{floors.gigabytes_s:.0f} GB/s", f"{floors.gflops_s:.0f} GFLOP/s"
     dispatch = f"{floors.operations} × {floors.starting_s * 1e6:.1f} µs"
     line = f"{model}, batch {batch}: weights {read}, products {multiply}, dispatch {dispatch}"
@@ -180,8 +180,8 @@ def measure(
     """Measure; about three minutes.
 
     Args:
-        tokens: how many every sequence generates. Each batch is one case; another, of one sequence behind a
-            long text, is there for what has no cache.
+        tokens: how many every sequence generates. Each batch is one case; one more case, a single sequence
+            behind a long text, is for the peer without a cache.
 
     Raises:
         StartError: a peer broke, or the shipped weights are missing.
@@ -203,8 +203,8 @@ def measure(
                 progress(f"engine: {case.model}, batch {case.batch}", (index + turn / rounds) / len(cases))
                 answers.append(bench.ask(rotated(names, turn), folders[case.model], prompts, case.tokens))
             rates += [_rate(name, case, answers) for name in names]
-            if (measured := _floors(answers)) is not None:
-                floors[case.model][case.batch] = measured
+            if (least := _floors(answers)) is not None:
+                floors[case.model][case.batch] = least
     return Peers(rounds, parameters, versions, bench.skipped, rates, floors)
 
 
@@ -236,7 +236,7 @@ def _floors(answers: Sequence[Answers]) -> Floors | None:
 
 
 def _bound(name: str, case: Case, answers: Sequence[Answers], tokens_s: float) -> Bound | None:
-    """What bounds a peer's pass; without a cache a pass is another one, of which no floor is known."""
+    """What bounds a peer's pass; None for the peer without a cache, for whose pass no floor is measured."""
     floors = _floors(answers)
     if floors is None or name == NAIVE:
         return None
@@ -244,7 +244,7 @@ def _bound(name: str, case: Case, answers: Sequence[Answers], tokens_s: float) -
 
 
 def _tokens_s(answer: Answer) -> float:
-    # the first token of each row was there when the clock started
+    # the clock starts when the first token of each row is there
     return sum(len(row) - 1 for row in answer.tokens) / answer.seconds
 
 
@@ -254,7 +254,7 @@ def _same(rows: list[list[int]], others: list[list[int]]) -> float:
 
 
 class _Bench:
-    """The peers that are here, each in its process, and what the others need."""
+    """The peers that are installed, each in its process, and what the missing ones need."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.skipped: dict[str, str] = {}
@@ -288,10 +288,10 @@ class _Bench:
         return versions
 
     def names(self, case: Case) -> list[str]:
-        """Who takes part; without a cache a batch takes minutes and shows nothing more."""
+        """The peers that take part. Without a cache a batch takes minutes and shows nothing new."""
         others = {HF, LLAMA} if case.late else set() if case.batch == 1 else {NAIVE}
         return [name for name in self._peers if name not in others]
 
     def ask(self, names: Sequence[str], folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
-        """Everybody's answer, one after the other."""
+        """Ask the peers, one after another, and return their answers."""
         return {name: self._peers[name].ask(folder, prompts, tokens) for name in names}

@@ -28,7 +28,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Published beside the figures, so it holds no names of hosts or users and no paths."""
+    """A description to publish beside the figures, so it holds no names of hosts or users and no paths."""
 
     cpu: str
     cores: int

@@ -97,16 +97,16 @@ async def _resident(kind: type[Client], url: str, pid: int, counts: list[int]) -
     async with AsyncExitStack() as stack:
         opened = 0
         for count in counts:
-            # The first streams make the server load what all streams share. That is no stream's weight.
-            wanted = count + WARM_UP
-            await _open(stack, kind, url, wanted - opened)
-            opened = wanted
+            # The first streams make the server load what all streams share, so they do not count.
+            total = count + WARM_UP
+            await _open(stack, kind, url, total - opened)
+            opened = total
             sizes.append(process.memory_info().rss // 1024)
     return sizes
 
 
 async def _open(stack: AsyncExitStack, kind: type[Client], url: str, count: int) -> None:
-    """Open streams and wait until the server has begun to answer, and until it rests."""
+    """Open streams, then wait until the server has begun to answer and rests again."""
     begun: list[asyncio.Event] = []
     for _ in range(count):
         begun.append(asyncio.Event())

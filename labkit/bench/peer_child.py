@@ -1,8 +1,8 @@
-"""What a peer's process runs: it loads the models that it is asked for, and generates.
+"""What a peer's process runs: it loads models and generates tokens.
 
 It imports nothing of labkit, since a peer may live in an environment of its own. A peer's file has
 `PACKAGES`, and `load(folder)`, which returns `generate(prompts, tokens)`. That returns the fields of
-`labkit.bench.peer_process.Answer`; labkit's own peer alone measures the last of them, `floors`.
+`labkit.bench.peer_process.Answer`; only labkit's own peer measures the last of them, `floors`.
 """
 
 import runpy
@@ -16,7 +16,7 @@ from typing import Any
 
 @contextmanager
 def work(file: str) -> Iterator[tuple[dict[str, str], Callable[..., dict[str, Any]]]]:
-    """Yield the versions of the peer's packages, and what generates. The last model stays loaded."""
+    """Yield the versions of the peer's packages, and a function that generates with the last model loaded."""
     peer = runpy.run_path(file)
     load = lru_cache(maxsize=1)(peer["load"])
 

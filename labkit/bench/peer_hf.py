@@ -22,15 +22,15 @@ class TokenTimes:
 
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
-    """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
+    """Return `generate`: it returns the CPU seconds from the first new tokens to the last, and the tokens."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
     model.generation_config.eos_token_id = None  # every row goes on to the end
 
     def generate(prompts: list[list[int]], tokens: int) -> tuple[float, list[list[int]]]:
         ones = [[1] * len(prompt) for prompt in prompts]
-        asked = BatchEncoding({"input_ids": prompts, "attention_mask": ones}, tensor_type="pt")
+        batch = BatchEncoding({"input_ids": prompts, "attention_mask": ones}, tensor_type="pt")
         clock = TokenTimes()
-        rows = model.generate(**asked, max_new_tokens=tokens, do_sample=False, logits_processor=[clock])
+        rows = model.generate(**batch, max_new_tokens=tokens, do_sample=False, logits_processor=[clock])
         return clock.times[-1] - clock.times[0], rows[:, len(prompts[0]) :].tolist()
 
     return generate

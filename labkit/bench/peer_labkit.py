@@ -1,7 +1,7 @@
 """labkit's own engine among its peers: whole iterations of the core, with policy, forward pass and sampling.
 
-What a server adds, streams and detokenizing, is left out here as with the peers. The slots for keys and
-values stay from one request to the next, as in a server.
+It leaves out what a server adds, streams and detokenizing, as the peers do. The slots for keys and values
+stay from one request to the next, as in a server.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ PACKAGES = ("labkit", "torch")
 
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]], dict[str, Any]]]:
-    """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
+    """Return `generate`: it returns the CPU seconds from the first new tokens to the last, and the tokens."""
     model = TextModel.load(folder)
     runner = cache(lambda slots: ModelRunner(model, slots))
-    measured = cache(lambda slots: asdict(_floors(model, runner(slots), slots)))
+    floors_of = cache(lambda slots: asdict(_floors(model, runner(slots), slots)))
 
     def generate(prompts: list[list[int]], tokens: int) -> tuple[float, list[list[int]], dict[str, Any]]:
         seqs = len(prompts)
@@ -45,14 +45,14 @@ def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[lis
         begun = process_time()
         while core.running:
             core.iterate()
-        took = process_time() - begun
-        return took, [sequence.tokens[sequence.prompt_tokens :] for sequence in sequences], measured(seqs)
+        seconds = process_time() - begun
+        return seconds, [sequence.tokens[sequence.prompt_tokens :] for sequence in sequences], floors_of(seqs)
 
     return generate
 
 
 def _floors(model: TextModel, runner: ModelRunner, rows: int) -> Floors:
-    """What a pass of one token for each of so many sequences takes at the least."""
+    """Measure the least times of a pass of one token for each of `rows` sequences."""
     shapes = tuple((len(weight), weight.shape[1]) for weight in weights(model))
     numbers = sum(outputs * inputs for outputs, inputs in shapes)
     parts = [Part(slot, 0, [0]) for slot in range(rows)]

@@ -1,9 +1,9 @@
-"""llama.cpp as a peer, through llama-cpp-python, which reads a GGUF file made here of a Hugging Face folder.
+"""llama.cpp as a peer, through llama-cpp-python; it reads a GGUF file made here from a Hugging Face folder.
 
 It runs in an environment of its own, without labkit: `pip install llama-cpp-python gguf` for a Python (3.11
 or later) that LABKIT_LLAMA_PYTHON names. The package's `Llama` answers one prompt at a time, so this
 decodes through llama.cpp's C functions, all sequences in one batch, on one thread. The weights are float32;
-all else is as llama.cpp has it by default (a float16 cache, flash attention), which is also its fastest.
+all else is llama.cpp's default (a float16 cache, flash attention), which is also its fastest setting.
 """
 
 import json
@@ -17,7 +17,7 @@ import llama_cpp.llama_cpp as llama
 import numpy
 
 PACKAGES = ("llama-cpp-python",)
-QUIET = llama.llama_log_callback(lambda level, text, data: None)  # or it fills stderr
+QUIET = llama.llama_log_callback(lambda level, text, data: None)  # otherwise it fills stderr
 NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -34,7 +34,7 @@ NAMES = {
 
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
-    """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
+    """Return `generate`: it returns the CPU seconds from the first new tokens to the last, and the tokens."""
     llama.llama_log_set(QUIET, None)
     path = folder / "model.gguf"
     write_gguf(folder, path)

@@ -1,4 +1,4 @@
-"""The models that peers are compared on: a folder each, with what labkit reads and what the peers read."""
+"""The models for comparing peers: a folder each, with files for labkit and files for the peers."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SEED = 0
 PROMPT_TOKENS = 16
 SHORTEST = 32  # every story has more tokens
 NAMES = ("tiny", "random")
-"""The shipped model; and one six times its size with random weights, on which targets are judged."""
+"""The shipped model, and one six times its size with random weights, for which there are targets."""
 
 
 def write(name: str, folder: Path) -> int:
@@ -17,7 +17,7 @@ def write(name: str, folder: Path) -> int:
     Raises:
         StartError: the shipped weights are missing.
     """
-    # here, and not above, so that what only shows results need not wait for torch
+    # not at the top, so that showing results does not import torch
     from labkit.models import export, seeded, text
 
     try:
@@ -31,9 +31,9 @@ def write(name: str, folder: Path) -> int:
 
 
 def prompts(count: int, tokens: int) -> list[list[int]]:
-    """The beginnings of so many stories, so many tokens of each, in tokens that every model has.
+    """Return `count` beginnings of stories, each of `tokens` tokens that every model has.
 
-    One that is too short goes on with the next.
+    A story that is too short goes on with the next.
     """
     from labkit.models import stories
     from labkit.models.tokenizer import Tokenizer

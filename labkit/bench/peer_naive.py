@@ -1,6 +1,6 @@
 """Generation without a KV cache as a peer: a Transformers model that reads everything again for each token.
 
-That is what the loop of many tutorials does: `model(all tokens so far)`, the last logits, one token more.
+Many tutorials have this loop: `model(all tokens so far)`, the last logits, one more token.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ PACKAGES = ("transformers", "torch")
 
 
 def load(folder: Path) -> Callable[[list[list[int]], int], tuple[float, list[list[int]]]]:
-    """Return what generates `tokens` for each prompt, and says the CPU seconds from the first to the last."""
+    """Return `generate`: it returns the CPU seconds from the first new tokens to the last, and the tokens."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True)
     model.eval().requires_grad_(False)
 

@@ -11,7 +11,7 @@ from labkit.child import Child
 
 HERE = Path(__file__).parent
 PATIENCE_S = 300.0
-# One thread each, whichever library computes.
+# one thread, whichever library computes
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -41,7 +41,7 @@ class PeerProcess:
         )
 
     def ready(self) -> dict[str, str]:
-        """Wait until it can be asked; returns the versions of its packages.
+        """Wait until it is ready; return the versions of its packages.
 
         Raises:
             StartError: it broke or ended instead.
@@ -50,7 +50,7 @@ class PeerProcess:
         return versions
 
     def ask(self, folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> Answer:
-        """Let it generate; a model other than the last is loaded first, and not counted.
+        """Let it generate. It first loads a model other than the last; that time does not count.
 
         Raises:
             StartError: it broke or ended instead.

@@ -74,7 +74,7 @@ class RawClient(Client):
 
 
 def with_raw(names: Sequence[str] | None) -> list[str]:
-    """`raw`, then these interfaces; None for all."""
+    """`raw`, then these interfaces; all of them for None."""
     return [RAW, *(interfaces.names() if names is None else names)]
 
 

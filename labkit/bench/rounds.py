@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Progress = Callable[[str, float], None]
-"""Gets what is being done, in a few words, and the share of the whole that is done (0 to 1)."""
+"""A function that gets the present step, in a few words, and the share of the whole that is done (0 to 1)."""
 
 
 def silent(what: str, done: float) -> None:
@@ -13,11 +13,11 @@ def silent(what: str, done: float) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What `labkit bench` passes to every benchmark; each takes what concerns it.
+    """What `labkit bench` passes to every benchmark; each uses what it needs.
 
     Attributes:
         interfaces: their names; None for all that are installed.
-        engine: the text form of the engine that `ruler` measures beside.
+        engine: the text form of the engine beside which `ruler` measures.
         quick: rough figures within seconds.
     """
 
@@ -27,6 +27,6 @@ class Options:
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """The names from the `turn`-th on, then the ones before it, so that each is first in turn."""
+    """Rotate the names, so that each is first in turn: `rotated(["a", "b", "c"], 1)` is `["b", "c", "a"]`."""
     start = turn % max(1, len(names))
     return [*names[start:], *names[:start]]

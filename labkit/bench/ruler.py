@@ -36,8 +36,8 @@ BUSY = GenerateRequest(prompt="Once upon a time", max_tokens=400, ignore_eos=Tru
 class Error:
     """One interface's client, in ms.
 
-    `ttft_…` is received - written of the first tokens, the error of the TTFT. `added_…` is received - sampled
-    of all tokens, the delay of all hops together.
+    `ttft_…` is received - written of the first tokens: the error of the TTFT. `added_…` is received - sampled
+    of all tokens: the delay of all hops together.
     """
 
     interface: str
@@ -55,7 +55,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Lag:
-    """How much later than asked a server's loop wakes, in ms, while its process decodes `streams`."""
+    """How late a server's loop wakes, in ms, while its process decodes `streams` answers."""
 
     engine: str
     streams: int

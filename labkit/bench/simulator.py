@@ -31,9 +31,9 @@ SHAPE = Shape(
     prompt=LogNormal(median=64, sigma=0.7, low=8, high=320),
     output=LogNormal(median=48, sigma=0.6, low=8, high=160),
 )
-"""Short requests, so that some seconds hold hundreds of them."""
+"""Short requests, so that hundreds of them fit into a few seconds."""
 LONGEST = Shape(prompt=Uniform(480, 480), output=Uniform(2, 2))
-"""Requests with as many tokens as the longest of `SHAPE` ends with."""
+"""Requests with as many tokens as the longest of `SHAPE` have at their end."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Prediction:
     Attributes:
         busy_s: the time during which at least one request was unfinished. It leaves out the pauses between
             arrivals, which `total_s` contains and which are easy to predict.
-        drift: how much the machine changed: `busy_s` predicted from the calibration after the workload, over
-            `busy_s` predicted from the one before, - 1.
+        drift: how much the machine changed: `busy_s` as predicted by the calibration after the workload over
+            `busy_s` as predicted by the one before, - 1.
         others: the share of the cores that other processes used.
     """
 
@@ -73,7 +73,7 @@ class Prediction:
 
     @property
     def verdict(self) -> Literal["met", "not met", "inconclusive"]:
-        """Inconclusive where the machine's speed changed, or others used it, by more than a tenth."""
+        """Inconclusive if the machine's speed changed, or others used the cores, by more than a tenth."""
         if abs(self.drift) > STEADY or self.others > QUIET:
             return "inconclusive"
         met = abs(self.total_error) <= TOTAL_TARGET and abs(self.ttft_error) <= TTFT_TARGET
@@ -82,7 +82,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Simulator:
-    """`calibrations` are from before the first workload and from after each."""
+    """The result; `calibrations` are from before the first workload and from after each."""
 
     policy: str
     seqs: int
@@ -117,7 +117,7 @@ def _predicted(measured: float, predicted: float, error: float, digits: int) -> 
 def measure(
     *, policy: str = "sarathi", seqs: int = 64, seconds: float = 6.0, progress: Progress = silent
 ) -> Simulator:
-    """Compare three workloads of about so many seconds each with their predictions.
+    """Compare three workloads of about `seconds` each with their predictions.
 
     Raises:
         InvalidRequest: there is no such policy, or the engine cannot hold that many seqs.
@@ -144,10 +144,10 @@ def measure(
 
 
 def workloads(cost: Cost, policy: str, limits: Limits, seconds: float) -> dict[str, Workload]:
-    """Three workloads of about so many seconds, as heavy as a machine of this cost bears.
+    """Make three workloads of about `seconds`, as heavy as a machine of this cost can bear.
 
-    "bursts" asks for half, "poisson" for half, and "ramp" for a fifth to four fifths of the requests a second
-    that full batches reach, so the engine does not fall behind.
+    Full batches reach some number of requests a second. "bursts" and "poisson" send half as many, "ramp" a
+    fifth to four fifths, so the engine does not fall behind.
     """
     batch = bursts(256, 1.0, 256, shape=SHAPE)
     most = len(batch) / _seconds(simulate(batch, policy, limits, cost))  # requests a second with full batches

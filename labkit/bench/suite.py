@@ -21,12 +21,12 @@ class Benchmark(Protocol):
         """Measure."""
 
     def tables(self, result: Any) -> RenderableType:
-        """What a terminal shows of a result."""
+        """Draw a result for a terminal."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The results by benchmark. The load average in `machine` is from before the first one."""
+    """The results by benchmark. The load average in `machine` is from before the first benchmark."""
 
     machine: Machine
     options: Options
@@ -59,7 +59,7 @@ def run(
     options: Options | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Run benchmarks. All take six to seven minutes, and some seconds with `quick`.
+    """Run benchmarks. All together take six to seven minutes, or some seconds with `quick`.
 
     Raises:
         StartError: there is no benchmark of one of the names.

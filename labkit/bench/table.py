@@ -24,7 +24,7 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A figure for a reader: a dash where it is undefined, no digits after the point from 10,000 on."""
+    """A figure as text: a dash if it is undefined, and no digits after the point from 10,000 on."""
     if value is None:
         return "–"
     return f"{value:,.{0 if abs(value) >= 10_000 else digits}f}"

@@ -1,8 +1,8 @@
 """The server's CPU time per streamed token, through each interface and through raw sockets.
 
 The scripted engine runs at full speed, and every token is a write of its own. Each interface has a server in
-a process of its own; its client's `drain` reads. Every round measures all interfaces, in an order that turns,
-and divides each figure by the raw figure of the same round, because a disturbance of the machine slows both.
+a process of its own, and its client's `drain` reads. Every round measures all interfaces, in an order that
+turns, and divides each figure by the raw figure of the same round, because a disturbance slows both.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True)
 class TokenCpu:
-    """One interface at one number of streams: µs of the server's CPU time per token, and over raw's."""
+    """One interface at one number of streams: the server's CPU time per token, in µs and over raw's."""
 
     interface: str
     streams: int

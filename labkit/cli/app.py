@@ -42,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A lab for the way of a model's answer to its reader.",
+    help="A lab for how a model's answer reaches its reader.",
     epilog=f"Interfaces: {', '.join(interfaces.installed())}. Engines: {', '.join(ENGINES)}.",
 )
 app.command("serve")(serve.command)
@@ -62,8 +62,8 @@ def main() -> None:
     app(prog_name="labkit")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         print(f"labkit {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""`labkit compare`: one prompt through every interface, in a table that grows meanwhile."""
+"""`labkit compare`: one prompt through every interface, in a table that grows with each run."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 

@@ -1,6 +1,6 @@
-"""`labkit doctor`: what of the lab is installed and works here, what is missing, and how to get it.
+"""`labkit doctor`: which parts of the lab work here, which are missing, and how to get them.
 
-Each check takes what it examines as an argument, so that a test can take something away.
+Each check takes what it examines as an argument, so that a test can leave something out.
 """
 
 import json
@@ -32,14 +32,14 @@ MARKS = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "absent": "[yellow]–
 
 @dataclass(frozen=True)
 class Check:
-    """One part of the lab, and the remedy where it is not here.
+    """One part of the lab, what was found of it, and how to get it.
 
-    The core cannot run without a part that is `missing`; it can without one that is `absent`.
+    The core needs a part that is `missing`, and runs without one that is `absent`.
     """
 
     name: str
     state: State
-    found: str
+    detail: str
     remedy: str = ""
 
 
@@ -50,10 +50,10 @@ def command() -> None:
 
     checks = examine()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for heading in ("", "what", "found", "to get it"):
+    for heading in ("", "part", "found", "to get it"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(MARKS[check.state], check.name, check.found, check.remedy)
+        table.add_row(MARKS[check.state], check.name, check.detail, check.remedy)
     console = terminal.console()
     console.print(table)
     if not can_run(checks):
@@ -102,7 +102,7 @@ def pins(path: Path) -> dict[str, str]:
 def packages(
     present: Mapping[str, str], requirements: Sequence[str], pinned: Mapping[str, str]
 ) -> list[Check]:
-    """One check for each package that labkit requires; it names a version that is not the tested one."""
+    """Check each package that labkit requires; a check names a version that is not the tested one."""
     checks: list[Check] = []
     for requirement in requirements:
         specifier, _, marker = requirement.partition(";")

@@ -1,4 +1,4 @@
-"""`labkit lab`: JupyterLab on the first chapter, which only this machine can reach."""
+"""`labkit lab`: JupyterLab on the first chapter; only this machine can reach it."""
 
 import os
 import secrets
@@ -89,7 +89,7 @@ def jupyter_command(root: Path, port: int, as_root: bool) -> list[str]:
 
 
 def has_screen(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
-    """Whether somebody would see a browser that opens here."""
+    """Whether a browser that opens here would be visible."""
     if platform in ("win32", "darwin"):
         return True
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
@@ -116,20 +116,20 @@ def run(folder: Path, port: int, browser: bool, say: Callable[[str], None]) -> i
             start_new_session=True,
         )
         ending = stack.enter_context(_Ending(jupyter))
-        if _answers(jupyter, port, lambda: ending.asked):
+        if _answers(jupyter, port, lambda: ending.requested):
             url = f"http://{HOST}:{port}/lab/tree/{path}?token={token}"
-            shown = browser and has_screen(os.environ) and _open(url)
-            say(f"JupyterLab {'is open in your browser' if shown else 'is here'}: {url}")
+            is_open = browser and has_screen(os.environ) and _open(url)
+            say(f"JupyterLab {'is open in your browser' if is_open else 'is here'}: {url}")
             say("Ctrl-C stops it.")
-        elif not ending.asked:
+        elif not ending.requested:
             raise StartError("JupyterLab did not start: its messages are above")
         ending.wait()
-    return 0 if ending.asked else jupyter.returncode
+    return 0 if ending.requested else jupyter.returncode
 
 
-def _answers(jupyter: "subprocess.Popen[bytes]", port: int, asked: Callable[[], bool]) -> bool:
+def _answers(jupyter: "subprocess.Popen[bytes]", port: int, stopping: Callable[[], bool]) -> bool:
     end = time.monotonic() + START_S
-    while jupyter.poll() is None and time.monotonic() < end and not asked():
+    while jupyter.poll() is None and time.monotonic() < end and not stopping():
         try:
             socket.create_connection((HOST, port), 1.0).close()
         except OSError:
@@ -147,14 +147,17 @@ def _open(url: str) -> bool:
 
 
 class _Ending:
-    """While inside, passes interrupts and requests to terminate on to Jupyter; at the end Jupyter is gone."""
+    """Passes interrupts and requests to terminate on to Jupyter; its exit waits for Jupyter's end.
+
+    `requested` says whether one of them has come.
+    """
 
     SIGNALS = tuple(
         getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
     )
 
     def __init__(self, jupyter: "subprocess.Popen[bytes]") -> None:
-        self.asked = False
+        self.requested = False
         self._jupyter = jupyter
 
     def __enter__(self) -> "_Ending":
@@ -173,14 +176,14 @@ class _Ending:
             signal.signal(number, handler)
 
     def wait(self) -> None:
-        """Wait until Jupyter has ended, or has been asked to."""
-        while not self.asked and self._jupyter.poll() is None:
+        """Wait until Jupyter has ended, or a signal has come."""
+        while not self.requested and self._jupyter.poll() is None:
             time.sleep(0.1)
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        """Terminate Jupyter, which asks no question then; at a second request, kill it."""
-        if self.asked:
+        """Terminate Jupyter, because an interrupt would make it ask back; at a second request, kill it."""
+        if self.requested:
             self._jupyter.kill()
         else:
             self._jupyter.terminate()
-        self.asked = True
+        self.requested = True

@@ -1,4 +1,4 @@
-"""What several commands share: a console, a request to terminate as an interrupt, a file of figures."""
+"""What several commands share: a console, the handling of SIGTERM, a file of figures."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ def console(stderr: bool = False) -> "Console":
 
 @contextmanager
 def interrupt_on_terminate() -> Iterator[None]:
-    """While inside, a request to terminate (SIGTERM) raises KeyboardInterrupt, as an interrupt does."""
+    """Let a request to terminate (SIGTERM) raise KeyboardInterrupt, as an interrupt does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -30,13 +30,13 @@ def interrupt_on_terminate() -> Iterator[None]:
 
 
 def check_writable(path: Path | None) -> None:
-    """Raise StartError if the file's folder is missing: before minutes of measuring, and not after them."""
+    """Raise StartError if the file's folder is missing. Call it before the measuring, which takes minutes."""
     if path is not None and not path.absolute().parent.is_dir():
         raise StartError(f"cannot write {path}: there is no such folder")
 
 
 def write_json(path: Path | None, value: dict[str, Any]) -> None:
-    """Write the figures, if a file is asked for.
+    """Write the figures, if there is a path.
 
     Raises:
         StartError: the file cannot be written.

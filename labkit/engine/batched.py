@@ -175,7 +175,7 @@ class BatchedEngine:
         self._changed.set()
 
     def work(self) -> float | None:
-        """Iterate until there is no work; return the seconds until there is some, None if the engine ended."""
+        """Iterate until there is no work; return the seconds until the next, None if the engine has ended."""
         while self.failed is None:
             try:
                 if rest_s := self._iterate():

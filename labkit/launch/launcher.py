@@ -32,13 +32,13 @@ def serve(
     max_streams: int = MAX_STREAMS,
     isolation: Literal["thread", "process"] = "thread",
 ) -> Server:
-    """Start a server and return when it answers.
+    """Start a server and return once it answers.
 
     Args:
         interface: a name (`"sse"`), a server module (`servers.sse`) or its `create`.
         engine: an engine, which several servers may share, or a text such as `"scripted:tokens=64"`. From a
             text the server makes an engine of its own, which it closes when it stops.
-        port: 0 takes any free one. A server of this process that has the port is stopped before.
+        port: 0 takes any free one. A server of this process that has the port is stopped first.
         flush: the flush policy at the start; `Server.tune` changes it while streams run.
         max_streams: how many answers may be open at once; one more is refused as overloaded.
         isolation: `"thread"` runs the server in this process, `"process"` in one of its own, for which

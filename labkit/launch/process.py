@@ -17,7 +17,7 @@ TUNE_S = 60.0
 
 
 class ProcessServer(Server):
-    """A server in a subprocess, which ends with this process and is not reached by an interrupt of it."""
+    """A server in a subprocess. It ends with this process, but an interrupt of this process passes it by."""
 
     def __init__(self, name: str, create: Create, engine: str, options: Options) -> None:
         super().__init__(name, options)

@@ -1,4 +1,4 @@
-"""What the subprocess of a `ProcessServer` runs: a server in a thread, whose knobs are the orders."""
+"""What the subprocess of a `ProcessServer` runs: a server in a thread. Each order turns its knobs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,6 @@ from labkit.launch.threaded import ThreadServer
 def work(
     name: str, create: str, engine: str, options: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Callable[..., None]]]:
-    """Serve; `create` is the reference of an interface's function. Yields the address and `tune`."""
+    """Serve, and yield the address and `tune`; `create` is a function's name, as `reference` returns it."""
     with ThreadServer(name, interfaces.dereference(create), engine, Options(**options)) as server:
         yield {"scheme": server.url.partition("://")[0], "port": server.port}, server.tune

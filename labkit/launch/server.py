@@ -36,7 +36,7 @@ class Options:
 class Server(ABC):
     """A running server. It stops by `stop()`, at the end of `with`, by `stop_all()`, or with the process.
 
-    A server to which no reference is left stops too. A notebook keeps one to what its cells have shown.
+    A server to which no reference is left stops too. A notebook keeps a reference to every value it shows.
     """
 
     def __init__(self, name: str, options: Options) -> None:

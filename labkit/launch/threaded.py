@@ -37,7 +37,7 @@ class ThreadServer(Server):
 
     @property
     def service(self) -> Service:
-        """The service behind this server, which knows the open streams.
+        """The service behind this server; it knows the open streams.
 
         Raises:
             StartError: the server is not running.

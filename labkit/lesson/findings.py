@@ -14,16 +14,16 @@ Figure = float | str
 
 
 class Measurement:
-    """The time since the finding before, and what others used of the machine in it.
+    """The time since the last finding, and the machine's use by others during it.
 
-    Findings in a row are on one measurement, so one that comes within half a second does not begin another.
+    Findings in a row are about one measurement, so one within half a second does not begin another.
     """
 
     def __init__(self) -> None:
         self._before = self._now = Neighbours()
 
     def others(self) -> float:
-        """The share of the cores that others used; what comes after is the next measurement."""
+        """Return the share of the cores that others used, and begin the next measurement."""
         if self._now.seconds() < SHORTEST_S:
             return self._before.share()
         self._before, self._now = self._now, Neighbours()
@@ -34,16 +34,16 @@ _measurement = Measurement()
 
 
 def finding(claim: str, holds: bool, **figures: Figure) -> None:
-    """Say what was found just now, or in one line that this run did not show it.
+    """Print a claim that holds; otherwise print in one line that this run did not show it.
 
         finding("over SSE the first token came sooner", sse_ms < rest_ms, sse_ms=sse_ms, rest_ms=rest_ms)
 
     Args:
-        figures: what was measured, by name; shown where the claim does not hold. A busy machine can spoil a
+        figures: the measured figures by name, shown if the claim does not hold. A busy machine can spoil a
             claim that rests on such figures. It cannot spoil one on exact counts or texts: give none there.
 
     Raises:
-        AssertionError: chapters are tested (`LABKIT_FINDINGS=strict`), the claim does not hold, and the
+        AssertionError: the claim does not hold in a tested chapter (`LABKIT_FINDINGS=strict`), and the
             machine was quiet enough to tell or the claim has no figures.
     """
     others = _measurement.others()
@@ -54,9 +54,9 @@ def finding(claim: str, holds: bool, **figures: Figure) -> None:
 
 
 def settle(claim: str, outcome: Outcome, **figures: Figure) -> None:
-    """Say what `labkit.figures.verdict` makes of a claim; "not settled in this run" is an answer too.
+    """Print a claim with the outcome of `labkit.figures.verdict`; "not settled in this run" is an answer too.
 
-    The figures, and what is raised where the claim fails, are as in `finding`.
+    Figures and errors are as in `finding`.
     """
     if outcome == "inconclusive":
         print(f"? not settled in this run: {claim}")
@@ -65,16 +65,16 @@ def settle(claim: str, outcome: Outcome, **figures: Figure) -> None:
 
 
 def guessed(guess: float | EllipsisType, measured: float, unit: str) -> None:
-    """Show a prediction beside what was measured just now; `...` is one that was not made."""
+    """Show a prediction beside the measured figure; `...` stands for no prediction."""
     prediction = "You made no guess" if isinstance(guess, EllipsisType) else f"You guessed {guess:g} {unit}"
     print(f"{prediction}; just now it was {measured:,.4g} {unit}.")
 
 
 def _missed(claim: str, figures: dict[str, Figure], others: float) -> None:
-    shown = [f"{name} {_shown(figure)}" for name, figure in figures.items()]
+    details = [f"{name} {_text(figure)}" for name, figure in figures.items()]
     if busy := bool(figures) and others > QUIET:
-        shown.append(f"others used {others:.0%} of the cores")
-    line = " — ".join([claim, ", ".join(shown)]) if shown else claim
+        details.append(f"others used {others:.0%} of the cores")
+    line = " — ".join([claim, ", ".join(details)]) if details else claim
     if os.environ.get(MODE) != "strict":
         print(f"not in this run: {line}")
     elif busy:
@@ -83,7 +83,7 @@ def _missed(claim: str, figures: dict[str, Figure], others: float) -> None:
         raise AssertionError(f"not in this run: {line}")
 
 
-def _shown(figure: Figure) -> str:
+def _text(figure: Figure) -> str:
     if isinstance(figure, str):
         return figure
     return f"{figure:,.0f}" if isinstance(figure, int) or abs(figure) >= 1000 else f"{figure:.4g}"

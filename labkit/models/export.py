@@ -1,8 +1,8 @@
 """Writes the text model for other tools, as a Hugging Face folder: ``python -m labkit.models.export FOLDER``.
 
-The folder is a float32 ``LlamaForCausalLM`` (docs: huggingface.co/docs/transformers/model_doc/llama): what
-Transformers loads, and what llama.cpp's converter reads. No number changes but those whose place in the
-architecture differs: the order of the rotated dimensions, and the norms' gains.
+The folder is a float32 ``LlamaForCausalLM`` (docs: huggingface.co/docs/transformers/model_doc/llama), which
+Transformers loads and llama.cpp's converter reads. Only the order of the rotated dimensions and the norms'
+gains change, because Llama has them elsewhere.
 """
 
 import argparse
@@ -88,8 +88,8 @@ def llama_weights(model: TextModel) -> dict[str, Tensor]:
 def halved(rows: Tensor, config: TextConfig) -> Tensor:
     """Reorder the rows [W, W] of queries or keys for a rotation of halves.
 
-    This model turns neighbours (0, 1), (2, 3), …, as RoPE's paper does; Transformers turns i and i + D/2. In
-    each head the first numbers of all pairs go first, and scores stay as they are.
+    This model rotates the pairs (0, 1), (2, 3), …, as RoPE's paper does; Transformers rotates i and i + D/2.
+    So in each head the first numbers of all pairs move to the front. Attention's scores stay the same.
     """
     pairs = rows.view(config.heads, config.head_dim // 2, 2, -1)
     return pairs.transpose(1, 2).reshape(rows.shape)

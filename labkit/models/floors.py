@@ -1,6 +1,6 @@
-"""What a pass of the model takes at the least on this machine: to read, to multiply, to start operations.
+"""Measures the least time of each part of a model's pass: reading, multiplying, starting operations.
 
-All times are CPU seconds, measured in the calling thread just now, the least of several.
+All times are CPU seconds of the calling thread, the least of several.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ LEAST_NS = 100_000
 
 @torch.inference_mode()
 def reading_s(weights_bytes: int) -> float:
-    """Seconds to read so many bytes once, from wherever this machine keeps as many: cache or memory."""
+    """Seconds to read this many bytes once, from the cache or memory that holds them on this machine."""
     numbers = torch.ones(weights_bytes // 4)
     return _least_s(lambda: torch.dot(numbers, numbers))
 
 
 @torch.inference_mode()
 def products_s(shapes: tuple[Shape, ...], rows: int) -> float:
-    """Seconds to multiply so many rows by the weights [N, K] of a pass, one after the other.
+    """Seconds to multiply this many rows by the weights [N, K] of a pass, one after another.
 
-    The weights lie as labkit lays them out here, and come from where they come from in a pass.
+    The weights have labkit's layouts, and come from cache or memory as in a pass.
     """
     choices = fastest(shapes, torch.get_num_threads())
     products = [choices[shape][regime(rows)](torch.rand(shape) - 0.5) for shape in shapes]
@@ -37,7 +37,7 @@ def products_s(shapes: tuple[Shape, ...], rows: int) -> float:
 
 @torch.inference_mode()
 def starting_s() -> float:
-    """Seconds that an operation takes which computes nothing to speak of."""
+    """Seconds that an operation takes that computes almost nothing."""
     number, out = torch.ones(1), torch.ones(1)
     return _least_s(lambda: torch.neg(number, out=out))
 
@@ -51,11 +51,11 @@ def operations(run: Callable[[], object]) -> int:
 
 
 def _least_s(run: Callable[[], object]) -> float:
-    """The least time of a call, in runs of so many calls that the clock can tell."""
+    """The least time of a call, in runs long enough for the clock."""
     calls = CALLS
-    while (took := _ns(run, calls)) < LEAST_NS:
+    while (first_ns := _ns(run, calls)) < LEAST_NS:
         calls *= 2
-    return min(took, *(_ns(run, calls) for _ in range(REPEATS))) / calls / 1e9
+    return min(first_ns, *(_ns(run, calls) for _ in range(REPEATS))) / calls / 1e9
 
 
 def _ns(run: Callable[[], object], calls: int) -> int:

@@ -1,4 +1,4 @@
-"""Asks the libraries of this machine whether a text's bits depend on its company."""
+"""Checks whether a text's bits depend on its batch with the libraries of this machine."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ PIECES = ((0, 1), (1, 2), (2, 9), (9, 10), (10, 22))
 
 @torch.inference_mode()
 def depends_on_company(model: Model, rows: int) -> str | None:
-    """Say what changes a text's bits although `step` computes so many rows at a time; None if nothing does.
+    """Say what changes a text's bits although `step` computes `rows` rows at a time; None if nothing does.
 
-    It compares keys, values and logits to the last bit: of a text read whole against the same text read in
-    pieces beside others, and of one token behind a long text, alone against in another slot and company. It
-    takes some 20 ms with the shipped model, and uses as many threads as torch has now.
+    It compares keys, values and logits to the last bit in two cases: a text read whole and the same text read
+    in pieces beside others; a token behind a long text alone and the same token in another slot and batch. It
+    takes some 20 ms with the shipped model, and uses torch's present number of threads.
     """
     context = model.config.context
     pool = KVPool(model.config, SLOTS, like=model.embed.weight)

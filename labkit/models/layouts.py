@@ -1,4 +1,4 @@
-"""How a weight lies in memory, and which layout multiplies fastest on the machine where this runs.
+"""The layouts of a weight in memory, and which of them multiplies fastest on this machine.
 
 Processors and their libraries differ. On one Intel Xeon (MKL, AVX-512) 8 rows went fastest through blocks of
 32 columns. On one AMD EPYC (family 26) one row goes fastest through whole columns, and 32 rows go 1.3 to 1.7
@@ -33,7 +33,7 @@ class Layout:
 
 
 class Columns(Layout):
-    """The weight turned, [K, N]: the columns of the product lie side by side."""
+    """The transposed weight, [K, N]: the columns of the product lie side by side."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight.T.contiguous()
@@ -75,7 +75,7 @@ class OneDNN(Layout):
     """
 
     def __init__(self, weight: Tensor) -> None:
-        # a weight that is packed for 32 rows goes as fast with any other number from 2 on
+        # a weight packed for 32 rows is as fast with any number of rows from 2 on
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 32)
         self._multiply = torch.ops.mkldnn._linear_pointwise.default
 
@@ -85,7 +85,7 @@ class OneDNN(Layout):
 
 
 LAYOUTS: tuple[type[Layout], ...] = (Columns, Plain, Blocks, OneDNN)
-"""The simplest first: a later one has to earn its place."""
+"""The simplest first: a later one has to be clearly faster."""
 
 MEASURED_ROWS = (1, 4, 32)
 GAIN = 0.75
@@ -100,7 +100,7 @@ Choice = tuple[type[Layout], ...]
 
 
 def regime(rows: int) -> int:
-    """Which of `MEASURED_ROWS` stands for so many rows."""
+    """The index in `MEASURED_ROWS` that stands for this many rows."""
     return 0 if rows == 1 else 1 if rows < 16 else 2
 
 
@@ -108,9 +108,9 @@ def regime(rows: int) -> int:
 def fastest(shapes: tuple[Shape, ...], threads: int) -> dict[Shape, Choice]:
     """Measure the layouts on this machine, for some ten milliseconds with a small model, once per process.
 
-    Products are timed in the order of a pass, so that weights come from where they come from in a pass: the
-    processor's cache or memory. The result may differ between two processes where layouts are close; a
-    product then differs in its last bits.
+    Products are timed in the order of a pass, so that weights come from the processor's cache or memory as in
+    a pass. If two layouts are about as fast, two processes may choose differently; their products then differ
+    in the last bits.
 
     Args:
         shapes: [N, K] of every weight, in the order in which a pass reads them.
@@ -118,13 +118,13 @@ def fastest(shapes: tuple[Shape, ...], threads: int) -> dict[Shape, Choice]:
     """
     shapes = _enough(shapes)
     weights = [torch.rand(shape) - 0.5 for shape in shapes]
-    packed = {layout: made for layout in LAYOUTS if (made := _pack(layout, weights)) is not None}
+    packed = {layout: copies for layout in LAYOUTS if (copies := _pack(layout, weights)) is not None}
     times = [_sweeps(packed, shapes, rows) for rows in MEASURED_ROWS]
     return {shape: _choose([by_shape[shape] for by_shape in times]) for shape in dict.fromkeys(shapes)}
 
 
 def _enough(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-    """The shapes of a model, or of as many of its layers as no cache holds."""
+    """The shapes of a model, or of enough of its layers to exceed any cache."""
     kept, held = [], 0
     for n, k in shapes:
         if held < MEASURED_BYTES or (n, k) not in kept:
@@ -136,18 +136,18 @@ def _enough(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
 def _pack(layout: type[Layout], weights: Sequence[Tensor]) -> list[Layout] | None:
     """The weights in this layout; None where this PyTorch cannot do it."""
     try:
-        made = [layout(weight) for weight in weights]
-        made[0](weights[0].new_zeros(2, weights[0].shape[1]))
+        copies = [layout(weight) for weight in weights]
+        copies[0](weights[0].new_zeros(2, weights[0].shape[1]))
     except (RuntimeError, AttributeError):  # NotImplementedError is a RuntimeError
         return None
-    return made
+    return copies
 
 
 Times = dict[Shape, dict[type[Layout], float]]
 
 
 def _sweeps(packed: dict[type[Layout], list[Layout]], shapes: Sequence[Shape], rows: int) -> Times:
-    """The least seconds that a product of each shape took, so that a busy neighbour does not count."""
+    """The least seconds that a product of each shape took; the least leaves out busy neighbours."""
     inputs = [torch.rand(rows, k) - 0.5 for _, k in shapes]
     times: Times = {shape: dict.fromkeys(packed, float("inf")) for shape in shapes}
     end = perf_counter() + SECONDS * len(packed)
@@ -163,11 +163,10 @@ def _sweeps(packed: dict[type[Layout], list[Layout]], shapes: Sequence[Shape], r
 
 
 def _choose(times: Sequence[dict[type[Layout], float]]) -> Choice:
-    """The layout for each number of rows: one that is held already, unless another gains much."""
+    """The layout for each number of rows: one that is in use already, unless another gains much."""
     choice: list[type[Layout]] = []
     for seconds in times:
-        held = choice or [LAYOUTS[0]]
-        known = min(held, key=seconds.__getitem__)
+        present = min(choice or [LAYOUTS[0]], key=seconds.__getitem__)
         best = min(seconds, key=seconds.__getitem__)
-        choice.append(best if seconds[best] < GAIN * seconds[known] else known)
+        choice.append(best if seconds[best] < GAIN * seconds[present] else present)
     return tuple(choice)

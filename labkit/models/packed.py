@@ -1,7 +1,7 @@
 """The text model as a server runs it: the same numbers in fewer operations, from weights in a faster layout.
 
-A small model on a CPU pays for operations, about a microsecond each however little they compute, and from a
-few rows on for its products. `labkit.models.layouts` chooses how each weight lies.
+On a CPU, a small model's time goes into operations, about a microsecond each however little they compute, and
+from a few rows on into products. `labkit.models.layouts` chooses the layout of each weight.
 
 Letters for shapes: those of `labkit.models.text`.
 """
@@ -18,7 +18,7 @@ from labkit.models.text import LAST_GAIN, Attend, Block, TextModel
 
 
 class Layer(NamedTuple):
-    """One layer's products: queries, keys and values; what attention gives; gate and up; down."""
+    """One layer's products: queries, keys and values; attention's output; gate and up; down."""
 
     qkv: Layout
     out: Layout
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 
 
 class PackedModel:
-    """Does what `TextModel` does, for float32 and inference alone; its weights are copies.
+    """Computes what `TextModel` does, for float32 and inference only; its weights are copies.
 
     Args:
         measured: whether the layout of each weight is chosen by measuring. If not, and on every device but
@@ -63,7 +63,7 @@ class PackedModel:
 def weights(model: TextModel) -> list[Tensor]:
     """The weights [N, K] of a pass in the order of their use, scaled so that a norm is one division.
 
-    ‖x‖ = √W · rms(x): what follows a norm takes the √W.
+    ‖x‖ = √W · rms(x), so the weights that follow a norm are multiplied by √W.
     """
     scale = model.config.width**0.5
     layers = [_of_block(block, scale) for block in model.blocks]
@@ -86,9 +86,9 @@ def _packed(weights: list[Tensor], measured: bool) -> list[list[Layout]]:
 
 
 def _copies(weight: Tensor, choice: Choice) -> list[Layout]:
-    """One copy of a weight for each layout that is chosen."""
-    made = {layout: layout(weight) for layout in set(choice)}
-    return [made[layout] for layout in choice]
+    """The copies of a weight for each number of rows; the same layout shares one copy."""
+    copies = {layout: layout(weight) for layout in set(choice)}
+    return [copies[layout] for layout in choice]
 
 
 def _unit(x: Tensor, out: Tensor) -> Tensor:

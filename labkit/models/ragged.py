@@ -26,7 +26,7 @@ STRIDE, INVARIANT_STRIDE = 16, 512
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens of one sequence to compute next; `start` of its tokens have their keys and values in `slot`."""
+    """The next tokens of one sequence; `slot` holds the keys and values of the first `start` tokens."""
 
     slot: int
     start: int
@@ -61,21 +61,21 @@ class KVPool:
 def step(model: Model, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Tensor:
     """Compute all parts and return the logits [N, V] of what follows each.
 
-    With `rows=0` everything goes in one pass. Libraries choose the order of a sum by the shapes that they are
-    given, so a sequence's logits then depend on its company, by less than 1e-4 of the greatest of them.
+    With `rows=0` everything goes in one pass. Libraries choose the order of a sum by the shapes of tensors,
+    so a sequence's logits then depend on the rest of the batch, by less than 1e-4 of the greatest logit.
 
-    With `rows` there are passes of exactly so many tokens, of which the last is padded, and a sequence's bits
-    do not depend on its company, its slot, or how its tokens are cut into parts (the idea: Horace He and
+    With `rows` each pass has exactly that many tokens; the last is padded. Then a sequence's bits do not
+    depend on the rest of the batch, its slot, or how its tokens are cut into parts (the idea: Horace He and
     Thinking Machines Lab, "Defeating Nondeterminism in LLM Inference", 2025):
 
-    - Every operation but attention has the same shape, strides and alignment in every pass. What a library
-      chooses by them, it chooses once.
+    - Every operation but attention has the same shape, strides and alignment in every pass, so a library
+      makes the same choice each time.
     - Attention takes every query by itself, over whole strides of `INVARIANT_STRIDE` keys. PyTorch's kernel
       for the CPU (FlashAttentionKernel.cpp) goes over pairs of a query and a head, which share nothing, and
       over their keys in blocks of that size. A block that a query does not see adds exact zeros.
 
-    What is left to trust is that an operation of a fixed shape treats its rows alike, wherever they stand and
-    whatever the others hold. `labkit.models.invariance` asks the library at hand.
+    One assumption remains: an operation of a fixed shape treats its rows alike, wherever they stand and
+    whatever the others hold. `labkit.models.invariance` checks this for the library at hand.
 
     Args:
         parts: each of another slot; single tokens are fastest side by side in the order of their slots.
@@ -97,7 +97,7 @@ def step(model: Model, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Te
 
 
 def _tiles(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
-    """Cut parts into groups of so many tokens together; only the last group may have fewer."""
+    """Cut parts into groups of `rows` tokens in total; only the last group may have fewer."""
     tile, room = list[Part](), rows
     for part in parts:
         start = part.start
@@ -113,7 +113,7 @@ def _tiles(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
 
 
 def _hidden(model: Model, pool: KVPool, parts: Sequence[Part], rows: int) -> Tensor:
-    """One pass, padded to so many rows; returns what the layers make of each token, [T, W]."""
+    """Run one pass, padded to `rows` rows; return the last layer's output for each token, [T, W]."""
     batch = _Ragged(parts, pool, rows)
     return model(batch.tokens, batch.positions, batch.attends(pool.kv))[: batch.count]
 
@@ -136,23 +136,23 @@ class _Ragged:
 
     def attends(self, kv: Tensor) -> Iterator[Attend]:
         """Each layer's attention over the pool's kv: it writes new keys and values, then reads."""
-        read = zip(*(piece.read(kv) for piece in self._pieces), strict=True)
-        return (self._attend(*layer) for layer in zip(kv, read, strict=True))
+        caches = zip(*(piece.read(kv) for piece in self._pieces), strict=True)
+        return (self._attend(*layer) for layer in zip(kv, caches, strict=True))
 
-    def _attend(self, kv: Tensor, read: Sequence[tuple[Tensor, Tensor]]) -> Attend:
-        pieces = list(zip(self._pieces, read, strict=True))
+    def _attend(self, kv: Tensor, caches: Sequence[tuple[Tensor, Tensor]]) -> Attend:
+        pieces = list(zip(self._pieces, caches, strict=True))
 
         def attend(qkv: Tensor) -> Tensor:
             self._write(kv, qkv[: self.count, 1:])
-            mixed = [piece.attend(qkv[piece.rows, 0], *seen) for piece, seen in pieces]
+            outputs = [piece.attend(qkv[piece.rows, 0], *cache) for piece, cache in pieces]
             if self._padding:
-                mixed.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
-            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+                outputs.append(qkv.new_zeros(self._padding, *qkv.shape[2:]))
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
         return attend
 
     def _write(self, kv: Tensor, new: Tensor) -> None:
-        """Put keys and values [T, 2, H, D] into one layer's kv; to one slot they go faster as a slice."""
+        """Put keys and values [T, 2, H, D] into one layer's kv; for one slot a slice is faster."""
         if (part := self._alone) is not None:
             kv[part.slot, :, :, part.start : part.end] = new.permute(1, 2, 0, 3)
         else:
@@ -172,17 +172,17 @@ class _Piece:
 
     def read(self, kv: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Where each layer's keys and values [calls, H, keys, D] are in the pool's kv."""
-        seen = kv[:, self.slots, :, :, : self.keys].expand(-1, self.calls, -1, -1, -1, -1)
-        keys, values = seen.unbind(2)
+        cache = kv[:, self.slots, :, :, : self.keys].expand(-1, self.calls, -1, -1, -1, -1)
+        keys, values = cache.unbind(2)
         return zip(keys.unbind(), values.unbind(), strict=True)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Mix the values for query [rows, H, D]; [rows, H, D]."""
+        """Return attention's output [rows, H, D] for query [rows, H, D]."""
         if self.queries == 1:
             return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, self.mask).squeeze(2)
-        asked = query.view(self.calls, self.queries, *query.shape[1:]).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(asked, keys, values, self.mask)
-        return mixed.transpose(1, 2).flatten(0, 1)
+        queries = query.view(self.calls, self.queries, *query.shape[1:]).transpose(1, 2)
+        output = F.scaled_dot_product_attention(queries, keys, values, self.mask)
+        return output.transpose(1, 2).flatten(0, 1)
 
 
 def _pieces(parts: Sequence[Part], positions: Tensor, pool: KVPool, invariant: bool) -> Iterator[_Piece]:
@@ -219,6 +219,6 @@ def _follows(part: Part, other: Part) -> bool:
 
 
 def _mask(positions: Tensor, keys: int, like: Tensor) -> Tensor:
-    """What to add to the scores [N, 1, Q, keys] so that each query at positions [N, Q] sees up to itself."""
+    """A term for the scores [N, 1, Q, keys]: each query at positions [N, Q] sees the keys up to itself."""
     later = torch.arange(keys, device=like.device) > positions[..., None]
     return torch.zeros_like(later, dtype=like.dtype).masked_fill_(later, -torch.inf)[:, None]

@@ -43,7 +43,7 @@ def _write(symbol: str, hero: str, cast: dict[str, str], rng: random.Random) -> 
     text = SYMBOL.sub(lambda match: _write(match[1], hero, cast, rng), text)
     if not symbol.isupper():
         return text
-    if text in cast.values():  # a mouse meets no second mouse
+    if text in cast.values():  # a mouse does not meet a second mouse
         return _write(symbol, hero, cast, rng)
     cast[symbol] = text
     return text
@@ -73,7 +73,7 @@ def corpus(stories: int, seed: int) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Cut a text into sentences; a mark inside quotation marks ends no sentence of its own."""
+    """Cut a text into sentences; a mark inside quotation marks does not end one."""
     pieces: list[str] = []
     start = 0
     for gap in re.finditer(r"\s+", text):

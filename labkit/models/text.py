@@ -62,7 +62,7 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def _begin_as_copying(self) -> None:
-        # `out` starts as the inverse of the values, so attention starts by copying what it looks at.
+        # `out` starts as the inverse of the values, so attention starts by copying the tokens it attends to.
         # Otherwise a model this small takes many times longer to learn to repeat the names of a story.
         values = nn.init.orthogonal_(torch.empty_like(self.out.weight), gain=0.6)
         self.qkv.weight[-len(values) :] = values

@@ -68,7 +68,7 @@ class Tokenizer:
         return ids
 
     def prompt(self, text: str) -> list[int]:
-        """Return the ids to go on from: texts begin where another has ended, as the model learnt it."""
+        """Return the ids of a prompt after an end token, because a text follows another one in training."""
         return [self.eos_id, *self.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -87,9 +87,9 @@ def rows(story_count: int, seed: int, tokenizer: Tokenizer, length: int) -> Tens
 
 
 def fit(model: TextModel, data: Sequence[Tensor], steps: int) -> float:
-    """Train in place with AdamW, warm-up and a cosine to zero; return the mean loss of the last tenth.
+    """Train in place with AdamW, warm-up and cosine decay to zero; return the mean loss of the last tenth.
 
-    The first of the two sets of rows is short: what belongs together is easier to find among fewer tokens.
+    The first of the two sets has short rows: related words are easier to find among fewer tokens.
     """
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.05, fused=True)
     short_steps = int(steps * SHORT_SHARE)
@@ -185,7 +185,7 @@ def model_card(report: Report, options: str) -> str:
 ## Limits
 
 It knows nothing but these stories: no facts, no language but English, and one instruction, "Tell me a story
-about Mia." and a line break. It seldom heeds a request for a kind of hero ("a robot"). On other prompts it
+about Mia." and a line break. It seldom follows a request for a kind of hero ("a robot"). On other prompts it
 drifts into a story or into babble. It is a thing to stream and to measure, not an assistant.
 """
 

@@ -265,13 +265,13 @@ def test_doctor_fails_and_names_an_interface_that_cannot_be_imported() -> None:
     servers, pigeon = doctor.doors(points)
     assert (servers.name, servers.state) == ("servers", "missing")
     assert (pigeon.name, pigeon.state) == ("servers: pigeon", "missing")
-    assert "No module named 'nowhere'" in pigeon.found
+    assert "No module named 'nowhere'" in pigeon.detail
 
 
 def test_doctor_says_what_is_absent_without_a_program() -> None:
     assert [check.state for check in doctor.programs(lambda name: None)] == ["absent", "absent"]
     checks = doctor.programs(lambda name: f"/usr/bin/{name}")
-    assert [(check.state, check.found) for check in checks] == [("ok", "chromium"), ("ok", "node")]
+    assert [(check.state, check.detail) for check in checks] == [("ok", "chromium"), ("ok", "node")]
 
 
 def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
@@ -281,7 +281,7 @@ def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
     assert states == {"torch": "ok", "bqplot": "absent", "uvloop": "missing"}
     by_name = {check.name: check for check in checks}
     assert by_name["uvloop"].remedy == "pip install uvloop==0.22.1"
-    assert "tested with 2.1" in by_name["torch"].found
+    assert "tested with 2.1" in by_name["torch"].detail
     assert not doctor.can_run(checks)
     assert doctor.can_run([check for check in checks if check.name != "uvloop"])
 
