@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop of uvloop, which halves what a token costs; on Windows, which has none, of asyncio."""
+    """Return a loop of uvloop, which halves the cost of a token; on Windows, which lacks it, of asyncio."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop

@@ -31,9 +31,9 @@ class Child:
     Args:
         name: what errors call it, such as `the sse server`.
         order: the first order, the arguments of `work`.
-        failure: what is raised where the child has ended, does not answer, or breaks.
+        failure: the error to raise if the child has ended, does not answer, or breaks.
         python: the interpreter. One that is not this process's need not have labkit.
-        silent: keep what it prints, and show the last line of it only if it ends.
+        silent: collect its output; an error shows the last line if the child ends.
 
     Raises:
         StartError: the interpreter does not start.
@@ -134,7 +134,7 @@ class Child:
             self._process.wait(END_S)
         end, status = f"the process of {self.name} has ended", f"status {self._process.returncode}"
         if self._output is None:
-            return f"{end} ({status}); its last words are above"
+            return f"{end} ({status}); its last output is above"
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").split("\n")
         return f"{end}: {next((line.strip() for line in reversed(lines) if line.strip()), status)}"
@@ -169,7 +169,7 @@ def _search_path() -> str:
 
 
 def _close(process: "subprocess.Popen[bytes]", wire: socket.socket, output: IO[bytes] | None) -> None:
-    with suppress(OSError):  # the child's stdin ends, and so does another thread's wait for a reply
+    with suppress(OSError):  # this ends the child's stdin, and another thread's wait for a reply
         wire.shutdown(socket.SHUT_RDWR)
     for insist in (process.terminate, process.kill):
         try:

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _own_stdin() -> socket.socket:
-    """Take the socket out of stdin: nobody else here reads it, and no process started here inherits it."""
+    """Take the socket out of stdin, so that no other code here reads it and no child inherits it."""
     wire = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -43,7 +43,7 @@ def _own_stdin() -> socket.socket:
 
 
 def _refusal(error: Exception) -> dict[str, str]:
-    """An error of labkit has a code; of any other the name and the place are told too."""
+    """Describe an error: one of labkit by its code and message, any other by its name and place too."""
     code = getattr(type(error), "code", None)
     return {"code": code, "error": str(error)} if isinstance(code, str) else {"error": _one_line(error)}
 

@@ -1,4 +1,4 @@
-"""What every client offers, and the recording it makes: arrivals, and no figure derived from them."""
+"""What every client offers, and the recording that it makes: arrivals, without any derived figure."""
 
 import shlex
 import time
@@ -61,9 +61,9 @@ class Client(ABC):
     streams: ClassVar[bool] = True
     """Whether tokens arrive while the model still generates; False where an answer arrives whole."""
     lacks: ClassVar[frozenset[str]] = frozenset()
-    """What the wire does not carry: `"stamps"`, or `"ids"`, in whose place the client counts the events."""
+    """What the wire does not carry: `"stamps"`, or `"ids"` (the client then numbers the events itself)."""
     cpu_target: ClassVar[float | None] = None
-    """How many times raw sockets' CPU time a token may cost the server: see `labkit bench transport`."""
+    """The most CPU time per token, as a multiple of raw sockets' (see `labkit bench transport`)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -89,7 +89,7 @@ class Client(ABC):
 
     @classmethod
     async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
-        """Ask for so many answers, one after another on one connection, and drop them.
+        """Ask for `answers` answers, one after another on one connection, and drop them.
 
         Benchmarks load a server with this. An interface overrides it with the least work that reads an
         answer's bytes and recognizes a complete one; the default reads with the client itself.

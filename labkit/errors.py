@@ -1,7 +1,7 @@
 """Every error labkit raises; each has a `code` that travels on the wire.
 
 LabkitError
-├── Refused              a server does not answer the request, or (Stopping) not to its end
+├── Refused              a server does not answer the request, or does not finish (Stopping)
 │   ├── InvalidRequest   malformed or out of range                   code "invalid_request"
 │   ├── TooLarge         more bytes than the server reads            code "too_large"
 │   ├── Overloaded       too many open streams: try again later      code "overloaded"

@@ -25,9 +25,9 @@ class Stream:
     """One request's events: ids count from 0 without a gap, and the last event is the only terminal one.
 
     Create it on the reader's running loop. It calls `on_room` on that loop when the engine should look
-    again: the buffer has drained after it was full, or the reader wants no more. `high_water` and `peak`
-    count events; `produced` counts the engine's pieces, those included that nobody wanted any more. `stamped`
-    says whether the request asked for stamps.
+    again: the buffer has drained after it was full, or the reader has left. `high_water` and `peak` count
+    events; `produced` counts the engine's pieces, also those dropped after the reader left. `stamped` says
+    whether the request asked for stamps.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Stream:
             self._append(Started(self.next_id, self.request_id, model, prompt_tokens))
 
     def put(self, piece: Piece) -> None:
-        """Add a piece, whose id must be `next_id`. A stream that nobody wants any more drops it.
+        """Add a piece, whose id must be `next_id`. A stream that is no longer `wanted` drops it.
 
         Raises:
             ValueError: it has another id.
@@ -115,10 +115,10 @@ class Stream:
             return
         try:
             self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the reader's loop is closed, so nobody is left to read
+        except RuntimeError:  # the reader's loop is closed, so there is no reader
             self._closed = True
 
-    # The reader's side: its loop alone.
+    # The reader's side: only on its loop.
 
     def pop(self) -> Event | None:
         """The next event if there is one; never waits."""
@@ -187,7 +187,7 @@ class Stream:
         self.close()
 
     def _cut_off(self, terminal: Callable[[int], Finished | Failed]) -> None:
-        """End the stream on the reader's side: `terminal` makes the last event from its id."""
+        """End the stream on the reader's side; `terminal` makes the last event from an id."""
         if not self.wanted:
             return
         self._closed = True

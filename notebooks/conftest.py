@@ -1,4 +1,4 @@
-"""What nbval holds a chapter to besides its outputs: strict findings, and cells whose end it hears of."""
+"""What nbval checks in a chapter besides its outputs: strict findings, and no cell whose end it can lose."""
 
 import os
 import time
@@ -9,11 +9,11 @@ import pytest
 
 from labkit.lesson.findings import MODE
 
-# An inconclusive finding of `labkit.lesson` is compared as the finding that it would have been.
+# Compare an inconclusive finding of `labkit.lesson` as if it held.
 INCONCLUSIVE = (r"(?m)^inconclusive: (.*?) — .*$", r"✓ \1")
-# nbval reads what a cell publishes only after the cell's reply, and then waits 5 s for each message, whatever
-# its time-outs. Until then the messages lie in ZeroMQ's queues of 1,000, and a queue that overflows loses
-# messages without a word, among them the "idle" that nbval waits for.
+# nbval reads a cell's messages only after the cell's reply, and then waits 5 s for each, whatever its
+# time-outs. Until then the messages lie in ZeroMQ's queues of 1,000. A queue that overflows loses messages
+# silently, perhaps the "idle" that nbval waits for.
 MOST_MESSAGES = 1000
 LONGEST_SILENCE_S = 2.5
 
@@ -49,6 +49,6 @@ def pytest_runtest_call(item: Any) -> Generator[None, None, None]:
 
 
 def inconclusive(outputs: Any) -> list[str]:
-    """The lines of a cell's outputs that say so."""
+    """The lines of a cell's outputs that say "inconclusive"."""
     texts = [output.text for output in outputs if output.output_type == "stream"]
     return [line for text in texts for line in text.splitlines() if line.startswith("inconclusive: ")]

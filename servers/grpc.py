@@ -28,7 +28,7 @@ STATUS = {
 }
 Context: TypeAlias = "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
 OPTIONS = [
-    ("grpc.so_reuseport", 0),  # else a second server on the same port would start without a word
+    ("grpc.so_reuseport", 0),  # otherwise a second server on the same port would start without an error
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.keepalive_time_ms", 10_000),
@@ -41,7 +41,7 @@ def create(service: Service) -> "GrpcListener":
 
 
 class Health(health.aio.HealthServicer):
-    """Reports NOT_SERVING once the engine has failed; it looks at each `Check`."""
+    """Reports NOT_SERVING once the engine has failed; each `Check` looks."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class GrpcListener:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._health = Health(service)
-        # Above the service's own limit: the service refuses one too many at once, and a health check still
-        # gets through. A call beyond the transport's limit would wait without a word.
+        # Above the service's own limit, so that the service refuses one too many at once and a health check
+        # still gets through. A call beyond the transport's limit would wait silently.
         calls = service.admission.max_streams + SPARE_CALLS
         self._server = aio.server(options=[*OPTIONS, ("grpc.max_concurrent_streams", calls)])
         handler = grpc.unary_stream_rpc_method_handler(
@@ -117,7 +117,7 @@ class GrpcListener:
 
 
 def _caller(context: Context) -> Caller:
-    """Who calls: gRPC names a peer as `ipv4:127.0.0.1:50312` or `ipv6:%5B::1%5D:50312`."""
+    """The caller: gRPC names a peer as `ipv4:127.0.0.1:50312` or `ipv6:%5B::1%5D:50312`."""
     address = unquote(context.peer()).partition(":")[2]
     return Caller(address.rpartition(":")[0].strip("[]"))
 

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _leaks(threads: set[threading.Thread], children: set[int]) -> list[str]:
-    """What runs now and is not among these."""
+    """The threads and child processes that run now and are not among these."""
     here = set(threading.enumerate()) - threads
     left = [f"thread {thread.name}" for thread in here if thread.name.startswith("labkit-")]
     for child in psutil.Process().children(recursive=True):

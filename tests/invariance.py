@@ -1,4 +1,4 @@
-"""What tests that compare bits need: the word of the engine's own check, and a skip where it says no."""
+"""For tests that compare bits: the engine's own check, and a skip if it fails."""
 
 from functools import cache
 
@@ -13,13 +13,13 @@ from labkit.models.text import TextModel
 
 
 def skip_unless_kept(model: Model, rows: int) -> None:
-    """Skip the test where a text's bits depend on its company although `rows` are computed at a time."""
+    """Skip the test if a text's bits depend on its batch although `rows` rows are computed at a time."""
     if cause := invariance.depends_on_company(model, rows):
         pytest.skip(f"this machine's libraries do not keep bits: {cause} changes them")
 
 
 @cache
 def refusal() -> str | None:
-    """Why an engine with `batch_invariant` does not start here; None where it does."""
+    """Why an engine with `batch_invariant` does not start here; None if it does."""
     torch.set_num_threads(1)
     return invariance.depends_on_company(PackedModel(TextModel.load(), measured=False), INVARIANT_ROWS)

@@ -50,14 +50,14 @@ def text_chunk(text: str, reason: str = "null") -> bytes:
 
 @dataclass
 class Call:
-    """One request to the stand-in, and the answer under way. `gone` is set when its client disconnects."""
+    """One request to the stand-in, and its answer. `disconnected` is set when the client leaves."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: Any
     writer: asyncio.StreamWriter
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def head(self, status: int = 200, kind: str = "text/event-stream", **headers: str) -> None:
         lines = [f"HTTP/1.1 {status} Because", f"content-type: {kind}", "transfer-encoding: chunked"]
@@ -109,7 +109,7 @@ class Upstream:
 
     async def _answer(self, call: Call, reader: asyncio.StreamReader) -> None:
         watch = asyncio.ensure_future(reader.read(1))
-        watch.add_done_callback(lambda task: None if task.cancelled() else call.gone.set())
+        watch.add_done_callback(lambda task: None if task.cancelled() else call.disconnected.set())
         if call.method == "GET":
             await self.models(call)
         else:
@@ -131,7 +131,7 @@ async def upstream(*answers: Responder) -> AsyncIterator[Upstream]:
 
 
 def streams(*pieces: bytes, then: Responder | None = None) -> Responder:
-    """Answer with an event stream of these pieces; end the body unless `then` says what comes next."""
+    """Answer with an event stream of these pieces; then call `then`, or end the body without it."""
 
     async def answer(call: Call) -> None:
         await call.head()
@@ -153,7 +153,7 @@ def replies(status: int, body: bytes, **headers: str) -> Responder:
 
 
 async def hangs(call: Call) -> None:
-    await call.gone.wait()
+    await call.disconnected.wait()
 
 
 async def breaks(call: Call) -> None:
@@ -176,7 +176,7 @@ async def collect(stream: TokenStream) -> list[Event]:
 
 
 async def ask(answer: Responder, request: GenerateRequest | None = None, **options: Any) -> list[Event]:
-    """The events of one request that the stand-in answers so."""
+    """The events of one request that the stand-in answers with `answer`."""
     async with upstream(answer) as far, engine(far.url, **options) as near:
         return await collect(near.submit(request or GenerateRequest(prompt="hi")))
 

@@ -1,4 +1,4 @@
-"""The house as its plan says: layers hold, importing labkit is light, and the plan names every room."""
+"""The code follows ARCHITECTURE.md: layers hold, importing labkit is light, the plan names every room."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What a person sees in JupyterLab and Chromium: chapter 00 and its knobs, and a schedule that moves."""
+"""JupyterLab in Chromium, as a person sees it: chapter 00 and its knobs, and a schedule that moves."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a client class says of its interface by default."""
+"""The defaults of a client class."""
 
 import pytest
 

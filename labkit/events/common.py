@@ -4,8 +4,8 @@ A stream is `Started`, any number of pieces, and exactly one terminal event, `Fi
 from 0 without a gap within a stream. The same id is SSE's `id:`, the WebSocket sequence number and the field
 of the gRPC message.
 
-Events are values: nobody changes one after it was made, so one event can go to many readers. The times of
-flushing and writing belong to the write, a `labkit.events.group.Group`.
+Events are immutable values, so one event can go to many readers. The times of flushing and writing belong to
+the write, a `labkit.events.group.Group`.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Request(BaseModel):
 
 
 def explain(errors: Sequence[Any]) -> str:
-    """Say in one line where pydantic's first five errors are, and what; the input's values stay out of it."""
+    """Name pydantic's first five errors and their places in one line, without the input's values."""
     return "; ".join(f"{_place(error['loc'])}: {error['msg']}" for error in errors[:5])
 
 
@@ -69,7 +69,7 @@ class Stamps(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Numbered(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True, gc=False):
-    """Any event: it has its number in the stream."""
+    """Any event; `id` is its number in the stream."""
 
     id: int
 
@@ -89,10 +89,10 @@ class Piece(Numbered, frozen=True, kw_only=True):
 
 
 class Finished(Numbered, tag="finished", frozen=True):
-    """The answer is complete after so many pieces.
+    """The answer has ended.
 
     `stop`: the model ended it, or met a stop string. `length`: it ran to its limit. `cancelled`: the client
-    wanted no more.
+    cancelled it.
     """
 
     reason: Reason

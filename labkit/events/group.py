@@ -9,13 +9,13 @@ from labkit.events.union import Event
 
 
 class Group(msgspec.Struct, frozen=True, gc=False):
-    """Events in one write, at least one; `flushed_ns` is when the policy let them go, 0 if nobody asked."""
+    """Events in one write, at least one; `flushed_ns` is when the policy let them go, 0 without stamps."""
 
     events: list[Event]
     flushed_ns: int = 0
 
     def written(self) -> list[Event]:
-        """The events as they travel. Where stamps were asked for, copies carry this write's times: now."""
+        """Return the events as they travel, written now; stamped ones are copies with this write's times."""
         if not self.flushed_ns:
             return self.events
         now = time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""The text workload: a prompt is asked, tokens are the pieces, and they fold into an `Answer`."""
+"""The text workload: the request is a prompt, the pieces are tokens, and they fold into an `Answer`."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -34,7 +34,7 @@ class GenerateRequest(Request):
 
 
 class Token(Piece, tag="token", frozen=True):
-    """One sampled token; `text` is what became readable with it.
+    """One sampled token; `text` is the text that became readable with it.
 
     `text` is empty while a character of several bytes or a possible stop string is unfinished, and for the
     token that ends the answer.
@@ -44,7 +44,7 @@ class Token(Piece, tag="token", frozen=True):
 
 
 class Answer(msgspec.Struct):
-    """A whole stream of tokens in one piece: what REST returns."""
+    """A whole stream of tokens as one value, which REST returns."""
 
     request_id: str
     model: str

@@ -1,4 +1,4 @@
-"""The figures of a delivery. Recordings, traces and simulations get theirs here, and nowhere else.
+"""The figures of a delivery. This module alone derives them, for recordings, traces and simulations.
 
 A request is sent (in a trace: arrives) at s. Its n tokens become readable at t1..tn on the same clock:
 

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 
 QUIET = 0.1
-"""Up to this share, a figure says something about what was measured and not about the neighbours."""
+"""Up to this share, a figure tells about the measured code and not about the neighbours."""
 
 
 class Neighbours:
@@ -17,15 +17,15 @@ class Neighbours:
         ...                     # measure
         neighbours.share()      # 0.43: others used 43 % of these cores
 
-    This process and its child processes are not others. What a hypervisor gives to other machines ("steal")
-    is. `/proc/stat` counts in steps of 10 ms, so a share is worth something after half a second or more.
+    "Others" excludes this process and its children, and includes the time that a hypervisor gives to other
+    machines ("steal"). `/proc/stat` counts in steps of 10 ms, so a share is reliable after half a second.
     """
 
     def __init__(self) -> None:
         self._began_s, self._before_s = time.monotonic(), _cpu_s_of_others()
 
     def seconds(self) -> float:
-        """How long they are counted."""
+        """The seconds since its creation."""
         return time.monotonic() - self._began_s
 
     def share(self) -> float:
@@ -49,7 +49,7 @@ def _cpu_s_of_others() -> float:
 
 
 def _busy_s(times: Any) -> float:
-    """What of a core's times (psutil's named tuple, which differs by system) is work."""
+    """The seconds of work in a core's times (psutil's named tuple, which differs by system)."""
     # A guest's time is in `user` and `nice` too.
     resting = ("idle", "iowait", "guest", "guest_nice")
     return float(sum(times) - sum(getattr(times, name, 0.0) for name in resting))

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 FULL_WEIGHT, NO_WEIGHT = 0.1, 0.2
 SAME_S = 1e-6
-"""Times closer than this differ by the rounding of floats: nobody waited between them."""
+"""Times closer than this differ only by the rounding of floats, which is not a wait."""
 
 
 def digested(times_s: Sequence[float], tokens_per_s: float) -> list[float]:

@@ -20,7 +20,7 @@ async def drain(
     proof: bytes = b"",
     handshake: bytes = b"",
 ) -> None:
-    """Ask the same question so many times on one TCP connection, each after the answer before it.
+    """Send the same question `answers` times on one TCP connection, each after the previous answer.
 
     Args:
         end: matches in the last 512 bytes received once an answer is over.

@@ -11,7 +11,7 @@ class CountingRelay:
     """Forwards every connection to `url` and counts TCP's payload both ways.
 
     `up` counts the clients' bytes, `down` the server's. Both include handshakes and framing, but not the
-    headers of TCP and IP.
+    TCP and IP headers.
 
         async with CountingRelay(server.url) as relay, SSEClient(relay.url) as client:
             await client.record(request)

@@ -17,7 +17,7 @@ def _turn() -> Generator[None, None, None]:
 
 
 class Delivery:
-    """An async iterator over the groups of one answer. Whoever iterates it closes it, whatever happens.
+    """An async iterator over the groups of one answer. Close it after the iteration, whatever happens.
 
     Args:
         stream: the answer's events.
@@ -36,8 +36,8 @@ class Delivery:
         return self
 
     async def __anext__(self) -> Group:
-        # A transport joins what one turn of the loop writes. A turn for each group keeps every group a write
-        # of its own, and lets the other streams take theirs.
+        # A transport joins the writes of one turn of the loop. With a turn for each group, every group is a
+        # write of its own, and the other streams get their turns.
         await _turn()
         stream, flush = self.stream, self._flush
         events: list[Event] = []

@@ -40,7 +40,7 @@ class Service:
         self._knob.policy = policy
 
     def generate(self, request: Request, caller: Caller) -> Delivery:
-        """Begin to answer; the caller iterates the delivery and closes it whatever happens.
+        """Begin to answer. Iterate the delivery, and close it whatever happens.
 
         Raises:
             InvalidRequest: the engine cannot answer this request.
@@ -75,7 +75,7 @@ class Service:
         self.admission.leave(self._open.pop(delivery))
 
     def health(self) -> dict[str, str | int]:
-        """`status` is `ok`, `stopping`, or `failed` where the engine answers no more: `reason` says why."""
+        """The state: `status` is `ok`, `stopping`, or `failed` if the engine no longer answers (`reason`)."""
         reason = self.engine.failed
         return {
             "status": "stopping" if self.stopping else "failed" if reason is not None else "ok",
@@ -91,7 +91,7 @@ class Service:
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """The answers that are on their way now, for those who want to watch their streams."""
+        """The open answers, so that others can watch their streams."""
         return list(self._open)
 
     def stop(self) -> None:

@@ -33,10 +33,10 @@ def caller(connection: HTTPConnection) -> Caller:
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, and cancel it if the client goes away. A plain handler does not learn of that by itself.
+    """Run `work`, and cancel it if the client goes away, which a plain handler does not notice.
 
     Raises:
-        HTTPException: the client has gone; nobody will see the answer (499, as nginx logs it).
+        HTTPException: the client has gone, so no one gets this answer (499, as nginx logs it).
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request))

@@ -23,7 +23,7 @@ def encode(group: Group) -> bytes:
 class EventStream(EventSourceResponse):
     """Writes one group of events a chunk, as `encode` forms it; closes the delivery however it ends.
 
-    From sse-starlette come the headers, keep-alive comments and the watch for a client that leaves.
+    sse-starlette adds the headers and keep-alive comments, and watches for a client that leaves.
     """
 
     def __init__(self, delivery: Delivery, encode: Callable[[Group], bytes] = encode) -> None:
@@ -38,8 +38,8 @@ class EventStream(EventSourceResponse):
             await self._delivery.aclose()
 
     async def _stream_response(self, send: Send) -> None:
-        # The parent's loop opens a cancel scope and formats a log line for each chunk, which costs twice as
-        # much as all the rest of a token's way.
+        # The parent's loop opens a cancel scope and formats a log line for each chunk. That costs twice as
+        # much as the rest of a token's path.
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for group in self._delivery:
             await send({"type": "http.response.body", "body": self._encode(group), "more_body": True})

@@ -58,7 +58,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, code:
 
 
 def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """Count the bytes of a body that came without a length; to read past the limit raises."""
+    """Count the bytes of a body that came without a length; reading past the limit raises."""
     size = 0
 
     async def counted() -> Message:

@@ -18,7 +18,7 @@ def pooled(url: str) -> httpx.AsyncClient:
         timeout=httpx.Timeout(10.0, read=None),
         limits=httpx.Limits(max_connections=None),
         trust_env=False,
-        verify=url.startswith("https:"),  # to load certificates stops the loop for 80 ms
+        verify=url.startswith("https:"),  # loading certificates stops the loop for 80 ms
     )
 
 

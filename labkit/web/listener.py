@@ -46,16 +46,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> StartError:
-    """Make the error that says in one line why nobody can listen on an address, and what to do."""
+    """Make the error that says in one line why an address cannot be used, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return StartError(f"port {port} on {host} is in use: choose another, or 0 for any free one")
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
 class BoundedLines(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 parser with a limit; by itself it collects headers and trailers without one."""
+    """uvicorn's HTTP/1.1 parser with a limit on headers and trailers, which uvicorn does not have."""
 
-    _pending = 0  # bytes since the headers, a part of the body or the message were last complete
+    _pending = 0  # bytes since the last complete headers, part of a body, or message
 
     def on_headers_complete(self) -> None:
         self._pending = 0

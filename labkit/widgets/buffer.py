@@ -9,9 +9,9 @@ class Buffer:
     """Tokens emitted less tokens read, by a reader of `reader_tps` tokens/s.
 
     The reader starts with the first token, reads steadily, and stalls while nothing is left, so the level is
-    never below 0. Of the token that is being read, the unread part counts: with 2 tokens/s a token is half
-    read after 0.25 s, and the level is 0.5. Andes (arXiv 2404.16283) and TokenFlow (arXiv 2510.02758) model
-    readers in this way. Without a positive `reader_tps` there is no reader.
+    never below 0. The unread part of the present token counts: with 2 tokens/s a token is half read after
+    0.25 s, and the level is 0.5. Andes (arXiv 2404.16283) and TokenFlow (arXiv 2510.02758) model readers in
+    this way. Without a positive `reader_tps` there is no reader.
     """
 
     def __init__(self, reader_tps: float, window_s: float) -> None:
@@ -39,7 +39,7 @@ class Buffer:
         return max(0.0, self._level - (at_s - self._at_s) * self.reader_tps)
 
     def dry_s(self) -> float:
-        """Return when the reader will have read all that has come."""
+        """Return when the reader will have read all tokens so far."""
         return self._at_s + (self._level / self.reader_tps if self.reader_tps else 0.0)
 
     def points(self, until_s: float) -> list[Point]:

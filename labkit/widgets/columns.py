@@ -74,7 +74,7 @@ class Column:
         self.note, self.failed, self._ended = note, failed, True
 
     def text(self) -> str:
-        """Return the text that is kept."""
+        """Return the text, as far as it is kept."""
         return "".join(text for _, text in self.runs)
 
     def snapshot(self) -> dict[str, Any]:

@@ -33,12 +33,12 @@ class EnginePanel(Panel):
         panel               # display it
         records = panel.run()   # in the next cell: watch, and turn the knobs meanwhile
 
-    Readers take every token at once, so the engine alone decides what the panel shows. After a run `records`
-    says what happened, for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget`
-    and `pace`.
+    Readers take every token at once, so the engine alone decides what the panel shows. `records` are those of
+    the last run, for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget` and
+    `pace`.
 
     Raises:
-        ValueError: no requests, two of one `request_id`, or a knob of no known name.
+        ValueError: no requests, two of one `request_id`, or an unknown knob.
     """
 
     def __init__(

@@ -20,10 +20,10 @@ FLUSH_POLICIES = {
     "every 250 ms": "ms:250",
     "every 500 ms": "ms:500",
 }
-"""By what the flush knob shows: the flush policy."""
+"""The flush policy for each text on the flush knob."""
 
 BUDGETS = {"no limit": 0, "512": 512, "256": 256, "128": 128, "64": 64, "32": 32, "16": 16}
-"""By what the budget knob shows: the most tokens of an iteration; 0 for no limit."""
+"""The most tokens of an iteration for each text on the budget knob; 0 for no limit."""
 
 _RED = '<small style="color: var(--jp-error-color1, #b3261e)">{}</small>'
 
@@ -31,9 +31,9 @@ _RED = '<small style="color: var(--jp-error-color1, #b3261e)">{}</small>'
 class Knob(ipywidgets.VBox):  # type: ignore[misc]
     """A control and, beneath it, the last error of its callback, until a call succeeds.
 
-    `on_change` gets the new value in the thread that handles the page's message. That may be any thread, one
-    with a loop of its own too, and a cell may run meanwhile, so `on_change` should only store the value.
-    `error` is `Type: message` of what the last call raised, or empty.
+    `on_change` gets the new value in the thread that handles the page's message. That may be any thread, even
+    one with a loop, and a cell may run meanwhile, so `on_change` should only store the value. `error` is
+    `Type: message` of the error that the last call raised, or empty.
     """
 
     def __init__(self, name: str, control: Any, on_change: Callable[[Any], None]) -> None:

@@ -83,7 +83,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self._inbox.put(None)
 
     def flush(self) -> None:
-        """Draw everything that waits, in the calling thread."""
+        """Draw all waiting tokens, in the calling thread."""
         self._inbox.flush()
 
     def points(self) -> dict[str, list[Point]]:

@@ -10,7 +10,7 @@ function make(tag, className, parent, text = "") {
   return node;
 }
 
-// Calls `view.take` with each snapshot or delta that is next in order; returns a function that ends it.
+// Calls `view.take` with each snapshot or delta that is next in order; returns a function that ends this.
 function follow(model, view, repaint) {
   let sequence = -1;
   let askedAt = -Infinity;
@@ -47,7 +47,7 @@ function follow(model, view, repaint) {
 }
 
 // An anywidget module. `new View(root, look)` fills the element `root`. It has `take(change)`, and it may have
-// `paint()`, which is called at most once a frame: after changes, and when the page's size or theme is another.
+// `paint()`, which is called at most once a frame: after changes, and when the page's size or theme changes.
 function liveView(className, View) {
   function render({ model, el }) {
     const root = make("div", `lk-live ${className}`, el);

@@ -1,4 +1,4 @@
-"""LiveView: the base of widgets whose page follows what any thread puts in, though messages may be lost."""
+"""LiveView: the base of widgets that any thread may feed; the page follows although messages may be lost."""
 
 import copy
 import pathlib
@@ -19,10 +19,10 @@ Event_contra = TypeVar("Event_contra", contravariant=True)
 
 
 class Content(Protocol[Event_contra]):
-    """What a view shows, without a widget. It need not be thread-safe: the view calls it under a lock.
+    """The content of a view, without a widget. It need not be thread-safe: the view calls it under a lock.
 
     A snapshot and a delta are JSON that the view's script understands. The page takes each delta once and in
-    order. It takes a snapshot at any time, so a snapshot says that the page drops what it has.
+    order. It takes a snapshot at any time, so a snapshot must tell the page to drop its old content.
     """
 
     def take(self, event: Event_contra, /) -> None:

@@ -1,4 +1,4 @@
-"""Colours: one per stream, and the tint of a token by how long it was waited for.
+"""Colours: one per stream, and tints of tokens by the wait for them.
 
 Streams have Okabe and Ito's hues, which colour-blind readers can tell apart, at a lightness that shows on
 white and on near-black. The tints of waits go from none to dark brown on a light page, and to pale yellow on
@@ -18,7 +18,7 @@ INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
 
 @dataclass(frozen=True)
 class Tint:
-    """How a token looks that was waited for at least `from_ms` ms; `paper` is None for no tint."""
+    """The look of a token after a wait of at least `from_ms` ms; `paper` is None for no tint."""
 
     from_ms: float
     label: str

@@ -21,7 +21,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
     Args:
         knobs: every knob there is, by name.
-        chosen: the names of the knobs to show, in order.
+        chosen: the names of the knobs on the panel, in order.
         views: what is shown below the controls.
 
     Raises:

@@ -81,7 +81,7 @@ def replay(records: Iterable[Record], view: RecordView, speed: float = 1.0) -> R
     """
     if not speed > 0:
         raise ValueError(f"speed must be positive, not {speed}")
-    kept = list(records)
+    run = list(records)
     if (before := _playing.get(view)) is not None:
         before.stop()
-    return Replay(kept, view, speed)
+    return Replay(run, view, speed)

@@ -1,7 +1,7 @@
-"""The pump: one thread that hands on, 30 times a second, what other threads put into inboxes.
+"""The pump: one thread that empties, 30 times a second, the inboxes that other threads fill.
 
 A producer only appends to an inbox. The pump's thread starts with the first item, empties every inbox that is
-awake, and ends when none is. So nobody has to close anything, and a cell that runs again leaves no thread.
+awake, and ends when none is. So no one has to close it, and a cell that runs again leaves no thread.
 """
 
 import contextlib
@@ -118,7 +118,7 @@ class Inbox(Generic[Item]):
             if not self._complained:
                 _log.exception("a widget could not be fed")
             self._complained = True
-        # First the flag falls, then come the items: a producer sees the flag down, or its item is seen here.
+        # Clear the flag before taking the items: then a producer sees the cleared flag, or its item is here.
         self._awake = again
         if not again and self._items:
             self._awake = True

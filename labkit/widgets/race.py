@@ -33,7 +33,7 @@ class Race(Panel):
     The panel draws the first stream of each; the others load the server.
 
     Raises:
-        ValueError: a knob of no known name.
+        ValueError: an unknown knob.
     """
 
     def __init__(

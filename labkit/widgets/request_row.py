@@ -11,7 +11,7 @@ from labkit.widgets.states import ENDS
 KEEP_SPANS = 1_000
 
 Span = tuple[State, float, float]
-"""A state, and from when to when a request was in it (seconds since the start of the run)."""
+"""A state, and the beginning and end of a request's time in it (seconds since the start of the run)."""
 
 
 def append_span(spans: deque[Span], span: Span) -> None:
@@ -63,7 +63,7 @@ class RequestRow:
         return self.buffer.points(min(now_s, self.gone_s()) if self.ended else now_s)
 
     def gone_s(self) -> float:
-        """Return from when on there is nothing to draw for a request that has ended."""
+        """Return the time after which nothing is drawn for a request that has ended."""
         return self.since_s if self.state == "dropped" else max(self.since_s, self.buffer.dry_s())
 
     def trim(self, before_s: float) -> None:

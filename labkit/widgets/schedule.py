@@ -85,7 +85,7 @@ class Schedule:
         return {**self._head(), **changes}
 
     def words(self) -> str:
-        """Return the run in words and figures, for readers who cannot see it."""
+        """Describe the run in words and figures, for people who cannot see it."""
         if self.start_s is None:
             return "Nothing has been scheduled yet."
         moves = self.moves
@@ -127,7 +127,7 @@ class Schedule:
         else:
             self._live[number] = state
         if not any(LOOKS[each].tall for each in self._live.values()):
-            # No iteration follows that would say that the last request gave back its KV.
+            # No iteration follows to show that the last request gave back its KV.
             self.running = self.kv_tokens = 0
             self.kv.push(at_s, 0)
 

@@ -201,7 +201,7 @@ class Drawing {
     this.pen.stroke(path);
   }
 
-  // Says in words what is under the pointer.
+  // Describes the part under the pointer in words.
   describe(x, y) {
     const row = [...this.schedule.rows.values()][Math.floor((y - TITLE) / this.rowPx)];
     if (!row || y < TITLE) return "";

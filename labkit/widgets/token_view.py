@@ -1,4 +1,4 @@
-"""TokenView: streams side by side, each token tinted by how long it was waited for."""
+"""TokenView: streams side by side, each token tinted by the wait for it."""
 
 from collections.abc import Sequence
 from typing import Any

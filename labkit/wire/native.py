@@ -49,7 +49,7 @@ def _decoded(decoder: "msgspec.json.Decoder[T]", data: bytes | str) -> T:
 
 
 def request_to_dict(request: Request) -> dict[str, Any]:
-    """The fields that differ from their defaults: what needs to travel."""
+    """The fields that differ from their defaults; only these need to travel."""
     return request.model_dump(exclude_defaults=True)
 
 

@@ -54,13 +54,13 @@ def request_from_proto(kind: type[R], message: Message) -> R:
 
 
 def group_to_proto(group: Group) -> pb.GenerateReply:
-    """Build one reply with the group's events, and their stamps where they were asked for."""
+    """Build one reply with the group's events, and their stamps if the request asked for them."""
     reply = pb.GenerateReply()
     for event in group.written():
         tag, fields = _PLANS[type(event)]
         message = reply.events.add()
         message.id = event.id
-        # To set fields one by one takes half the time of nested constructors.
+        # Setting fields one by one takes half the time of nested constructors.
         body = getattr(message, tag)
         for name in fields:
             setattr(body, name, getattr(event, name))

@@ -87,8 +87,8 @@ def test_figures_can_be_published(outcome: tuple[str, dict[str, Any]]) -> None:
 
 
 def run(interface: str, text: str, **figures: float | None) -> Run:
-    known: dict[str, Any] = {**dict.fromkeys(comparison.FIGURES), "tokens": 2, "chunks": 2, **figures}
-    return Run(interface=interface, repeat=0, place=0, text=text, **known)
+    values: dict[str, Any] = {**dict.fromkeys(comparison.FIGURES), "tokens": 2, "chunks": 2, **figures}
+    return Run(interface=interface, repeat=0, place=0, text=text, **values)
 
 
 def unlike() -> Comparison:

@@ -60,10 +60,10 @@ def assert_one_line(result: "subprocess.CompletedProcess[str]", *words: str) -> 
 
 def test_help_lists_the_interfaces_and_engines_of_the_registries() -> None:
     assert command("--version").stdout.startswith("labkit ")
-    shown = command("--help")
-    assert shown.returncode == 0
+    result = command("--help")
+    assert result.returncode == 0
     for name in [*interfaces.names(), *ENGINES]:
-        assert name in shown.stdout
+        assert name in result.stdout
 
 
 def test_the_command_line_imports_neither_torch_nor_a_wire_library() -> None:
@@ -275,8 +275,8 @@ def test_doctor_says_what_is_absent_without_a_program() -> None:
 
 
 def test_doctor_names_a_missing_package_and_how_to_get_it() -> None:
-    wanted = ["torch", "bqplot>=0.12", "uvloop; sys_platform != 'win32'", "mypy; extra == 'dev'"]
-    checks = doctor.packages({"torch": "2.0+cpu"}, wanted, {"uvloop": "0.22.1", "torch": "2.1"})
+    requirements = ["torch", "bqplot>=0.12", "uvloop; sys_platform != 'win32'", "mypy; extra == 'dev'"]
+    checks = doctor.packages({"torch": "2.0+cpu"}, requirements, {"uvloop": "0.22.1", "torch": "2.1"})
     states = {check.name: check.state for check in checks}
     assert states == {"torch": "ok", "bqplot": "absent", "uvloop": "missing"}
     by_name = {check.name: check for check in checks}

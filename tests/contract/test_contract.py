@@ -102,7 +102,7 @@ async def test_flush_policy_groups_and_changes_nothing_else(interface: str, flus
     if not client.streams:
         assert sizes == [80]
         return
-    # A read may join what several writes brought, so the bounds are one-sided but for the multiples of 4.
+    # A read may join several writes, so the bounds are one-sided except for the multiples of 4.
     carrying = [size for size in sizes if size]
     if flush == "token":
         assert len(carrying) > 60
@@ -203,9 +203,9 @@ async def test_engine_failure_is_told_and_survived(interface: str) -> None:
             assert isinstance(recording.end, labkit.Failed)
             assert recording.end.code == "engine_failed"
             assert "scripted to fail after 5 tokens" in recording.end.message
-            # One that answers in one piece has nothing but the failure to show.
-            seen = [token.text for token in tokens(recording)]
-            assert seen in (script(5), [])
+            # an interface that answers in one piece shows only the failure
+            texts = [token.text for token in tokens(recording)]
+            assert texts in (script(5), [])
             assert [event.id for event in recording.events] == list(range(len(recording.events)))
             engine.fail_after = None
             assert_whole(await client.record(ask(4)), 4)

@@ -35,7 +35,7 @@ TRIES = 3
 
 
 class Stepwise(Watched):
-    """An engine that takes its time, so that what it does after a client has left can be counted in steps."""
+    """A slow engine, so that a test can count its steps after a client has left."""
 
     def __init__(self) -> None:
         super().__init__(tokens=ENDLESS, interval_ms=STEP_MS)
@@ -76,7 +76,7 @@ async def test_work_stops_within_a_step_when_the_client_leaves(
                 produced = await leave(client, engine)
                 await until(lambda: server.service.open_streams == 0, "the stream is forgotten")
                 excess.append(await settled(lambda: engine.streams[0].produced) - produced)
-            # A busy machine may deliver the news late once; the promise holds if it can be kept.
+            # A busy machine may report a client's end late, so the best of several tries counts.
             assert min(excess) <= 1, f"steps after the client had left: {excess}"
             engine.interval_ms = 0
             assert_whole(await client.record(ask(5)), 5)
@@ -172,7 +172,7 @@ async def test_slow_reader_that_leaves_frees_its_stream(interface: str) -> None:
 
 @pytest.mark.parametrize("leave", ["cancel", "cut"])
 async def test_leaving_while_the_model_thinks_frees_the_stream(interface: str, leave: str) -> None:
-    """No token comes whose writing could fail: the server has to be told, or to look."""
+    """No write can fail, since no token comes: the server has to notice by itself that the client left."""
     engine = ByHand()
     with thread_server(interface, engine) as server:
         async with cable(server.url) as laid, connect(interface, laid.url) as client:
@@ -189,7 +189,7 @@ async def test_leaving_while_the_model_thinks_frees_the_stream(interface: str, l
 
 
 async def test_stopping_tells_each_open_stream(interface: str) -> None:
-    took, farewells, neighbours = [], [], Neighbours()
+    seconds, farewells, neighbours = [], [], Neighbours()
     for _ in range(TRIES):
         engine = Watched(tokens=ENDLESS, interval_ms=5)
         with thread_server(interface, engine) as server:
@@ -198,14 +198,14 @@ async def test_stopping_tells_each_open_stream(interface: str) -> None:
                 tasks = [asyncio.create_task(client.record(ask(ENDLESS))) for client in clients]
                 await until(lambda: server.service.open_streams == 6, "six streams are open")
                 await engine.all_have_begun()
-                took.append(await stopped(server))
-                farewells.append(sum(told(end) for end in await outcomes(tasks)))
+                seconds.append(await stopped(server))
+                farewells.append(sum(heard_why(end) for end in await outcomes(tasks)))
                 server.stop()
                 assert not server.running
                 assert all(not stream.wanted for stream in engine.streams)
                 with pytest.raises(labkit.errors.LabkitError):
                     await asyncio.wait_for(one.record(ask(3)), PATIENCE_S)
-    assert_unless_busy(neighbours, min(took) < 1, f"seconds to stop: {took}")
+    assert_unless_busy(neighbours, min(seconds) < 1, f"seconds to stop: {seconds}")
     assert_unless_busy(neighbours, max(farewells) == 6, f"streams of six that heard why: {farewells}")
 
 
@@ -216,8 +216,8 @@ async def stopped(server: ThreadServer) -> float:
     return loop.time() - start
 
 
-def told(end: Recording | BaseException) -> bool:
-    """Whether a stream that the server ended has said so; otherwise its connection must be lost."""
+def heard_why(end: Recording | BaseException) -> bool:
+    """Whether a stream that the server ended says so; otherwise its connection must be lost."""
     if not isinstance(end, Recording):
         assert isinstance(end, ConnectionLost), repr(end)
         return False
@@ -230,7 +230,7 @@ def told(end: Recording | BaseException) -> bool:
 
 async def test_stopping_does_not_wait_for_clients_that_stand_still(interface: str) -> None:
     """As in a notebook, whose loop cannot read while a cell calls `stop`."""
-    took, neighbours = [], Neighbours()
+    seconds, neighbours = [], Neighbours()
     for _ in range(TRIES):
         engine = Watched(tokens=ENDLESS, interval_ms=0)
         with thread_server(interface, engine) as server:
@@ -241,12 +241,12 @@ async def test_stopping_does_not_wait_for_clients_that_stand_still(interface: st
                 await settled(engine.produced)
                 start = asyncio.get_running_loop().time()
                 server.stop()
-                took.append(asyncio.get_running_loop().time() - start)
+                seconds.append(asyncio.get_running_loop().time() - start)
                 go_on.set()
                 for end in await outcomes(tasks):
                     if not (isinstance(end, Recording) and isinstance(end.end, labkit.Finished)):
-                        told(end)
-    assert_unless_busy(neighbours, min(took) < 1, f"seconds to stop: {took}")
+                        heard_why(end)
+    assert_unless_busy(neighbours, min(seconds) < 1, f"seconds to stop: {seconds}")
 
 
 async def dawdle(client: Client, go_on: asyncio.Event) -> Recording:

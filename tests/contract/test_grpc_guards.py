@@ -46,17 +46,17 @@ def generate(channel: aio.Channel, timeout: float | None = None, **fields: Any) 
     return method(pb.GenerateRequest(**{"prompt": "x", **fields}), timeout=timeout)
 
 
-async def kinds(call: Call, seen: list[str | None] | None = None) -> list[str | None]:
-    """The kinds of the events to the call's end; `seen` has them even if it ends in an error."""
-    seen = [] if seen is None else seen
+async def kinds(call: Call, into: list[str | None] | None = None) -> list[str | None]:
+    """The kinds of the events to the call's end; `into` gets them even if it ends in an error."""
+    into = [] if into is None else into
     async for reply in call:
-        seen += [event.WhichOneof("kind") for event in reply.events]
-    return seen
+        into += [event.WhichOneof("kind") for event in reply.events]
+    return into
 
 
-async def status(call: Call, seen: list[str | None] | None = None) -> tuple[grpc.StatusCode, str]:
+async def status(call: Call, into: list[str | None] | None = None) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(aio.AioRpcError) as error:
-        await kinds(call, seen)
+        await kinds(call, into)
     return error.value.code(), error.value.details() or ""
 
 
@@ -153,9 +153,9 @@ async def test_unknown_method(channel: aio.Channel) -> None:
 
 async def test_engine_failure_ends_in_internal(channel: aio.Channel, engine: Watched) -> None:
     engine.fail_after = 5
-    seen: list[str | None] = []
-    code, details = await status(generate(channel), seen)
-    assert seen == ["started", *["token"] * 5, "failed"]
+    events: list[str | None] = []
+    code, details = await status(generate(channel), events)
+    assert events == ["started", *["token"] * 5, "failed"]
     assert code is grpc.StatusCode.INTERNAL and "scripted to fail" in details
     engine.fail_after = None
     await assert_serves(channel)

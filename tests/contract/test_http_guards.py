@@ -1,4 +1,4 @@
-"""What the HTTP-borne servers refuse before a model is bothered: foreign pages, floods, broken bodies."""
+"""What the HTTP-borne servers refuse before the engine gets it: foreign pages, floods, broken bodies."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from labkit.wire.eventstream import Parser
 
 @pytest.fixture(scope="module", params=http_borne())
 def server(request: pytest.FixtureRequest) -> Iterator[ThreadServer]:
-    """One server of each kind for all that it has to survive, as in life."""
+    """One server of each kind for all tests, so that it has to survive them in a row."""
     with thread_server(request.param, Watched(interval_ms=0)) as running:
         yield running
 
@@ -44,7 +44,7 @@ def http(server: ThreadServer) -> httpx.AsyncClient:
 
 
 async def raw(server: ThreadServer, *parts: bytes, read: int = 65_536) -> bytes:
-    """What comes back to bytes as they are, until the server closes or has said enough."""
+    """Send raw bytes; return the reply, until the server closes or `read` bytes have come."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     with suppress(ConnectionError):
         for part in parts:
@@ -136,7 +136,7 @@ async def test_undeclared_flood_is_cut_at_the_limit(generating: ThreadServer) ->
     head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     before = psutil.Process().memory_info().rss
     answer = await raw(generating, head, *[b"10000\r\n" + b" " * 65_536 + b"\r\n"] * 400)
-    # The answer may be lost in the reset that follows it: the client was still talking.
+    # The reset that follows may discard the answer, because the client was still sending.
     assert answer == b"" or answer.startswith(b"HTTP/1.1 413 ")
     assert psutil.Process().memory_info().rss - before < 64 * 2**20
     await assert_serves(generating)

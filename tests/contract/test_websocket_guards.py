@@ -1,4 +1,4 @@
-"""What the WebSocket server makes of messages that are wrong, many at once, or from a foreign page."""
+"""How the WebSocket server handles messages that are wrong, many at once, or from a foreign page."""
 
 import asyncio
 import json
@@ -49,12 +49,12 @@ async def hear(connection: ClientConnection) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    heard: dict[str, Any] = json.loads(frame, parse_constant=refuse)
-    return heard
+    message: dict[str, Any] = json.loads(frame, parse_constant=refuse)
+    return message
 
 
 async def hear_out(connection: ClientConnection, answers: int = 1) -> Frames:
-    """All frames up to so many terminal events."""
+    """All frames up to `answers` terminal events."""
     frames: Frames = []
     while sum(frame["type"] in ("finished", "failed") for frame in frames) < answers:
         frames.append(await hear(connection))

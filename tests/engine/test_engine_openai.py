@@ -142,10 +142,10 @@ async def test_a_reader_that_leaves_disconnects_the_endpoint(
         stream = near.submit(GenerateRequest(prompt="hi"))
         await until(lambda: far.posts, "the request has come")
         await asyncio.sleep(0.05)
-        assert not far.posts[0].gone.is_set()
+        assert not far.posts[0].disconnected.is_set()
         leave(stream)
         async with asyncio.timeout(PATIENCE_S):
-            await far.posts[0].gone.wait()
+            await far.posts[0].disconnected.wait()
         events = await collect(stream)
         if leave is TokenStream.cancel:
             assert isinstance(events[-1], Finished) and events[-1].reason == "cancelled"
@@ -231,7 +231,7 @@ async def test_closing_the_engine_ends_its_streams() -> None:
         assert isinstance(last, Failed)
         assert last.code == "engine_failed"
         async with asyncio.timeout(PATIENCE_S):
-            await far.posts[0].gone.wait()
+            await far.posts[0].disconnected.wait()
         with pytest.raises(EngineFailed, match="closed"):
             near.submit(GenerateRequest(prompt="hi"))
 

@@ -213,7 +213,7 @@ async def test_an_event_without_an_end_is_not_collected_for_ever() -> None:
     async def endless(call: Call) -> None:
         await call.head()
         await call.send(b"data: ")
-        while not call.gone.is_set():
+        while not call.disconnected.is_set():
             await call.send(b"x" * 65_536)
 
     assert f"over {openai.MAX_EVENT} bytes" in (await failure(endless)).message
@@ -222,7 +222,7 @@ async def test_an_event_without_an_end_is_not_collected_for_ever() -> None:
 async def test_a_refusal_without_an_end_is_not_collected_for_ever() -> None:
     async def endless(call: Call) -> None:
         await call.head(400)
-        while not call.gone.is_set():
+        while not call.disconnected.is_set():
             await call.send(b"no " * 20_000)
 
     assert "HTTP 400: no no no" in (await failure(endless)).message
@@ -234,7 +234,7 @@ async def test_an_endpoint_whose_answer_cannot_be_used_is_left() -> None:
         *_, last = await collect(near.submit(GenerateRequest(prompt="hi")))
         assert isinstance(last, Failed)
         async with asyncio.timeout(PATIENCE_S):
-            await far.posts[0].gone.wait()
+            await far.posts[0].disconnected.wait()
 
 
 async def test_done_without_a_reason_is_a_failure_even_if_the_body_goes_on(

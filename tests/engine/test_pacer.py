@@ -4,7 +4,7 @@ from labkit.engine.pacer import Pacer
 
 
 def tokens(pacer: Pacer, interval_ms: float, asked_s: list[float]) -> list[float]:
-    """When tokens come that are asked for at these times, or as soon as the token before has come."""
+    """When tokens come if the engine is ready for them at these times, or once the last token has come."""
     times: list[float] = []
     for now_s in asked_s:
         pacer.ask(max([now_s, *times]))

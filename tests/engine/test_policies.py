@@ -1,4 +1,4 @@
-"""The scheduling policies: what no plan may do, what each policy promises, and that every request ends."""
+"""The scheduling policies: no forbidden plan, each policy's promise, and an end for every request."""
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
@@ -60,7 +60,7 @@ class Step:
 
 @dataclass
 class Recorded:
-    """A policy that records every plan of another. (The core checks what no plan may do.)"""
+    """A policy that records every plan of another. (The core checks the plans.)"""
 
     inner: Policy
     steps: list[Step] = field(default_factory=list)

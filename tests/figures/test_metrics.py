@@ -72,9 +72,9 @@ def test_nothing_came() -> None:
 
 
 def test_token_without_text_becomes_readable_with_the_next_that_has_some() -> None:
-    made = recording((100, [""]), (150, ["", "é"]), (200, ["x"]), (900, [""]))
-    assert [t / MS - 1_000 for t in metrics.arrivals(made)] == [150, 150, 150, 200]
-    figures = metrics.figures(made)
+    stream = recording((100, [""]), (150, ["", "é"]), (200, ["x"]), (900, [""]))
+    assert [t / MS - 1_000 for t in metrics.arrivals(stream)] == [150, 150, 150, 200]
+    figures = metrics.figures(stream)
     assert (figures.tokens, figures.ttft_ms, figures.e2e_ms) == (4, 150, 200)
     assert figures.itl_ms == [0, 0, 50]
     assert figures.tpot_ms == pytest.approx(50 / 3)
@@ -116,11 +116,11 @@ def test_percentile_has_no_rounding_of_its_own() -> None:
 
 
 def test_lags_of_each_hop() -> None:
-    made = Recording("hand", 0)
+    stream = Recording("hand", 0)
     one = Token(1, "a", stamps=Stamps(10 * MS, 11 * MS, 15 * MS, 16 * MS))
     two = Token(2, "b", stamps=Stamps(12 * MS, 12 * MS, 15 * MS, 17 * MS))
-    made.chunks = [Chunk(20 * MS, [Started(0, "r", "m", 1), one, two, Token(3, "no stamps")])]
-    assert metrics.lags_ms(made) == {
+    stream.chunks = [Chunk(20 * MS, [Started(0, "r", "m", 1), one, two, Token(3, "no stamps")])]
+    assert metrics.lags_ms(stream) == {
         "sampled→queued": [1, 0],
         "queued→flushed": [4, 3],
         "flushed→written": [1, 2],
@@ -152,7 +152,7 @@ def paced(count: int, first_ms: float, gap_ms: float) -> Recording:
 
 
 @pytest.mark.parametrize(
-    "made",
+    "stream",
     [
         paced(20, 1_000, 100),  # exactly the ideal: the first after 1 s, then as fast as he reads
         paced(20, 50, 100),  # a first token before its time earns nothing
@@ -160,16 +160,16 @@ def paced(count: int, first_ms: float, gap_ms: float) -> Recording:
         recording((1_000, ["x"] * 20)),
     ],
 )
-def test_ideal_stream_has_quality_one(made: Recording) -> None:
-    assert metrics.qoe(made, tokens_per_s=10) == pytest.approx(1)
+def test_ideal_stream_has_quality_one(stream: Recording) -> None:
+    assert metrics.qoe(stream, tokens_per_s=10) == pytest.approx(1)
 
 
 def test_quality_of_a_stalled_stream_by_hand() -> None:
     """The reader takes one token a second; ideally, from 1 s on, he finishes at 2, 3 and 4 s. The third token
     arrives at 5 s, 2 s late, and he finishes it at 6 s. Both areas end at 6 s, and each token adds a ramp
     over the second before its end: ideal 4.5 + 3.5 + 2.5 = 10.5, actual 4.5 + 3.5 + 0.5 = 8.5."""
-    made = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
-    assert metrics.qoe(made, tokens_per_s=1) == pytest.approx(8.5 / 10.5)
+    stream = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
+    assert metrics.qoe(stream, tokens_per_s=1) == pytest.approx(8.5 / 10.5)
 
 
 def test_quality_of_a_late_first_token_by_hand() -> None:
@@ -181,7 +181,7 @@ def test_quality_of_a_late_first_token_by_hand() -> None:
 def test_quality_agrees_with_areas_summed_in_small_steps() -> None:
     rng = random.Random(3)
     times = sorted(rng.uniform(0.2, 4) for _ in range(12))
-    made = recording(*((time * 1e3, ["x"]) for time in times))
+    stream = recording(*((time * 1e3, ["x"]) for time in times))
     speed, ttft, step = 6.0, 1.0, 1e-4
     done, ideal = 0.0, [ttft + (i + 1) / speed for i in range(12)]
     digested = []
@@ -196,7 +196,7 @@ def test_quality_agrees_with_areas_summed_in_small_steps() -> None:
 
     expected = area(digested) / area(ideal)
     assert 0.3 < expected < 0.99
-    assert metrics.qoe(made, tokens_per_s=speed, ttft_s=ttft) == pytest.approx(expected, abs=1e-3)
+    assert metrics.qoe(stream, tokens_per_s=speed, ttft_s=ttft) == pytest.approx(expected, abs=1e-3)
 
 
 def test_longer_stall_is_worse() -> None:
@@ -212,8 +212,8 @@ def test_longer_stall_is_worse() -> None:
 
 
 def test_quality_of_times_is_that_of_the_recording() -> None:
-    made = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
-    assert metrics.readable_s(made) == [1, 2, 5]
+    stream = recording((1_000, ["a"]), (2_000, ["b"]), (5_000, ["c"]))
+    assert metrics.readable_s(stream) == [1, 2, 5]
     assert reading.qoe([1, 2, 5], tokens_per_s=1) == pytest.approx(8.5 / 10.5)
     assert reading.qoe([], tokens_per_s=1) is None
 

@@ -1,4 +1,4 @@
-"""What others used of the cores: a neighbour counts, own work does not, children's included."""
+"""The share of the cores that others used: a neighbour's work counts; one's own and children's does not."""
 
 import os
 import subprocess

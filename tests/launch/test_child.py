@@ -179,8 +179,8 @@ def test_interpreter_may_lack_labkit(start: Start, tmp_path: Path, monkeypatch: 
     other.symlink_to(sys.executable)
     loaded = "[name for name in sys.modules if name.startswith('labkit')]"
     path = "os.environ.get('PYTHONPATH')"
-    found = "importlib.util.find_spec('background')"  # labkit/background.py, the program's neighbour
-    child = start(yields(f"[{loaded}, {path}, {found}]", "import importlib.util"), python=str(other))
+    neighbour = "importlib.util.find_spec('background')"  # labkit/background.py, beside the program
+    child = start(yields(f"[{loaded}, {path}, {neighbour}]", "import importlib.util"), python=str(other))
     assert child.ready(PATIENCE_S) == [[], None, None]
     with pytest.raises(StartError, match="nowhere/python does not start: No such file or directory"):
         start(ECHO, python="nowhere/python")
@@ -227,8 +227,8 @@ def test_file_of_the_current_folder_hides_no_module_of_python(
     (folder / "my_server.py").touch()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [""] * listed + [entry for entry in sys.path if entry])
-    found = "[html.__file__, importlib.util.find_spec('my_server') is not None]"
-    child = start(yields(found, "import html, importlib.util"))
+    modules = "[html.__file__, importlib.util.find_spec('my_server') is not None]"
+    child = start(yields(modules, "import html, importlib.util"))
     file, has_my_server = child.ready(PATIENCE_S)
     assert Path(file).parent.name == "html"
     assert has_my_server is listed

@@ -19,8 +19,8 @@ from labkit.launch.process import ProcessServer
 
 ENDLESS = "scripted:tokens=60000,interval_ms=5"
 
-# A signal may arrive after Python has looked for one, but before read() waits: then only the next look sees
-# it. So the program does not wait in one long read().
+# A signal may arrive after Python's check for signals but before read() waits; then Python handles it only
+# after the read. So the program does not wait in one long read().
 PARENT = """
 import select, sys, labkit
 server = labkit.serve(sys.argv[1], "scripted:tokens=60000,interval_ms=5", isolation="process")
@@ -36,7 +36,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture(params=["sse", "grpc"])
 def parent(request: pytest.FixtureRequest) -> Iterator["tuple[subprocess.Popen[str], psutil.Process, str]"]:
-    """A program that serves in a process of its own: itself, its child, and the child's address."""
+    """A program that serves in a subprocess; yields the program, its child, and the child's URL."""
     program = subprocess.Popen(
         [sys.executable, "-c", PARENT, request.param],
         stdin=subprocess.PIPE,

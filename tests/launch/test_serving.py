@@ -153,11 +153,11 @@ async def test_restart_on_the_same_port(interface: str) -> None:
 
 async def test_forgotten_server_is_stopped(interface: str) -> None:
     server = thread_server(interface, QUICK)
-    service, known = server.service, weakref.ref(server)
+    service, reference = server.service, weakref.ref(server)
     url = server.url
     del server
     gc.collect()
-    assert known() is None
+    assert reference() is None
     await until(lambda: service.stopping, "its service stops")
     await until(lambda: not labkit_threads(interface), "its thread ends")
     with pytest.raises(labkit.errors.LabkitError):
@@ -311,9 +311,9 @@ async def test_ipv6_address_is_answered(isolation: type) -> None:
 def test_stop_all_stops_what_other_cells_have_left() -> None:
     """A notebook keeps references to what its cells have shown, so those servers are not collected."""
     engine = labkit.create_engine("tiny")
-    shown = [labkit.serve("sse", engine), labkit.serve("grpc", QUICK, isolation="process")]
+    servers = [labkit.serve("sse", engine), labkit.serve("grpc", QUICK, isolation="process")]
     labkit.stop_all()
-    assert [server.running for server in shown] == [False, False]
+    assert [server.running for server in servers] == [False, False]
     with pytest.raises(EngineFailed):
         engine.submit(labkit.GenerateRequest(prompt="x"))
     labkit.stop_all()

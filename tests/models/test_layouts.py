@@ -14,7 +14,7 @@ from labkit.models.text import TextModel
 torch.set_num_threads(1)
 
 
-def made(layout: type[Layout], weight: Tensor) -> Layout:
+def pack(layout: type[Layout], weight: Tensor) -> Layout:
     try:
         return layout(weight)
     except (RuntimeError, AttributeError) as error:
@@ -27,7 +27,7 @@ def made(layout: type[Layout], weight: Tensor) -> Layout:
 def test_every_layout_multiplies_alike(layout: type[Layout], rows: int, outputs: int) -> None:
     weight, x, into = torch.randn(outputs, 24), torch.randn(rows, 24), torch.randn(rows, outputs)
     with torch.inference_mode():
-        product, expected = made(layout, weight), F.linear(x, weight)
+        product, expected = pack(layout, weight), F.linear(x, weight)
         torch.testing.assert_close(product(x), expected)
         expected += into
         product.add(x, into)
@@ -91,7 +91,7 @@ def test_processes_that_choose_otherwise_write_the_same(monkeypatch: pytest.Monk
     model, text = TextModel.load(), torch.randint(1024, (300,), generator=torch.Generator().manual_seed(0))
     chances = []
     for layout in LAYOUTS:
-        made(layout, torch.ones(8, 8))
+        pack(layout, torch.ones(8, 8))
         monkeypatch.setattr(
             "labkit.models.packed.fastest",
             lambda shapes, threads, layout=layout: dict.fromkeys(shapes, (layout,) * 3),

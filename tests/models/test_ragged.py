@@ -70,8 +70,8 @@ def in_company(model: Model, random: Random, ids: list[list[int]], rows: int) ->
     return last
 
 
-def largest_share(got: Tensor, expected: Tensor) -> float:
-    return float((got - expected).abs().max() / expected.abs().max())
+def largest_share(logits: Tensor, expected: Tensor) -> float:
+    return float((logits - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize(("kind", "rows"), TILES)

@@ -109,7 +109,7 @@ async def next_group(desk: Desk) -> list[Event]:
     ],
 )
 async def test_groups_of_a_stream_that_is_there(flush: str, expected: list[int]) -> None:
-    """Ten tokens: the start goes out alone and at once, the end takes along what is left."""
+    """Ten tokens: the start goes out alone and at once, the end goes out with the remaining tokens."""
     desk = Desk(flush)
     desk.put(10)
     desk.stream.finish("stop")

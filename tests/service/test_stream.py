@@ -18,7 +18,7 @@ from labkit.stream import HIGH_WATER
 
 @pytest.fixture
 def nervous() -> Iterator[None]:
-    """Threads change places as often as can be, so that races happen."""
+    """Let threads switch as often as possible, so that races happen."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -28,7 +28,7 @@ def nervous() -> Iterator[None]:
 def produce(
     stream: TokenStream, count: int, pause: Callable[[int], None] = lambda _: None
 ) -> threading.Thread:
-    """An engine in a thread of its own that makes `count` tokens as fast as the stream will have them."""
+    """An engine in a thread of its own that makes `count` tokens as fast as the stream accepts them."""
 
     def work() -> None:
         stream.started("thread", 1)
@@ -179,7 +179,7 @@ async def test_close_wakes_a_reader_that_waits() -> None:
 
 
 async def test_token_put_while_the_reader_closes_is_not_read() -> None:
-    """The engine has looked, found the stream open, and puts just after the reader has closed it."""
+    """The engine sees an open stream, and puts just after the reader has closed it."""
     stream = TokenStream("r")
 
     class ClosesFirst(deque[Event]):
@@ -194,7 +194,7 @@ async def test_token_put_while_the_reader_closes_is_not_read() -> None:
 
 
 class AtTheWorstMoment(deque[Event]):
-    """A buffer that does something once, right after it was looked at."""
+    """A buffer that calls `then` once, right after a look at it."""
 
     def __init__(self, events: Iterable[Event], then: Callable[[], object]) -> None:
         super().__init__(events)
@@ -245,7 +245,7 @@ async def test_wait_returns_after_its_time() -> None:
 
 
 async def test_producer_at_full_speed_arrives_whole(nervous: None) -> None:
-    """No wake-up may be lost: one that is, leaves this reader waiting for ever."""
+    """If a wake-up is lost, this reader waits for ever."""
     count = 50_000
     stream = TokenStream("r")
     thread = produce(stream, count)

@@ -42,7 +42,7 @@ def test_fit_finds_the_cost_behind_the_measurements() -> None:
 
 
 def test_fit_is_not_led_astray_by_iterations_that_were_held_up() -> None:
-    """One of five took up to twenty times as long; the others are off by 5 %."""
+    """One iteration in five takes up to twenty times as long; the others are off by 5 %."""
     rng = Random(2)
 
     def measured(load: Load) -> float:
@@ -55,7 +55,7 @@ def test_fit_is_not_led_astray_by_iterations_that_were_held_up() -> None:
 
 
 def test_short_iterations_count_as_much_as_long_ones() -> None:
-    """Ten decode steps of 1 ms, and forty prompts which take 50 ms more than so many tokens explain."""
+    """Ten decode steps of 1 ms, and forty prompts that take 50 ms more than their tokens explain."""
     step = Load(decodes=1)
     prompts = [(Load(prefill=n), 0.05 + n * 1e-3) for n in (100, 200, 300, 400)] * 10
     assert fit([(step, 1e-3)] * 10 + prompts).seconds(step) == pytest.approx(1e-3, rel=0.05)

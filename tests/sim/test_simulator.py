@@ -96,7 +96,7 @@ def test_time_never_runs_backwards() -> None:
 
 
 def test_swapping_costs_by_the_token_moved() -> None:
-    """The same run but for the price: the time more is that of the tokens moved."""
+    """The same run at two prices: the difference in time is the cost of the tokens moved."""
     limits = Limits(kv_tokens=1024, seqs=16, memory="optimistic", preemption="swap")
     free, dear = replace_swap(0.0), replace_swap(1.0)
     records = simulate(CROWD, "fcfs", limits, free)
@@ -141,7 +141,7 @@ def test_the_prefix_cache_does_not_confuse_two_answers() -> None:
 
 
 def test_chunked_prefill_spares_readers_the_wait_for_a_long_prompt() -> None:
-    """Six are reading when a prompt of 900 tokens comes: its chunks delay them less than the whole."""
+    """Six requests decode when a prompt of 900 tokens arrives: its chunks delay them less than the whole."""
     jobs = [job(0, 10, 200)] * 6 + [job(0.1, 900, 10)]
     whole, chunks = (summarize(simulate(jobs, policy, ROOMY, COST)) for policy in ("fcfs", "sarathi"))
     assert whole.itl_p99_ms is not None and chunks.itl_p99_ms is not None
@@ -155,7 +155,7 @@ def longest_gap(jobs: list[Job], policy: str) -> float:
 
 
 def test_thousands_of_requests_take_few_steps_of_the_scheduler() -> None:
-    """No more iterations than the busiest way needs: what is simulated is batches, not requests."""
+    """The simulator runs batches and not single requests, so there are few iterations."""
     jobs = poisson(1_000, 2_000, shape=Shape(prompt=Uniform(8, 30), output=Uniform(10, 30)))
     records = simulate(jobs, "fcfs", ROOMY, COST)
     tokens = sum(job.output_tokens for job in jobs)
@@ -222,8 +222,8 @@ def decisions(records: list[Record]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("policy", ["static", "fcfs", "prefill_first", "sarathi"])
 @pytest.mark.parametrize("preemption", ["recompute", "swap"])
 def test_the_simulator_decides_as_the_real_engine_does(policy: str, preemption: Preemption) -> None:
-    """One comes, the others during its first iteration, and memory is for a part of them: who computes what
-    when is then the same to a token, whatever the iterations take."""
+    """One request arrives, the others during its first iteration, and memory suffices for some of them. Then
+    the schedule is the same to a token, whatever the iterations take."""
     jobs = [replace(job, arrival_s=0.2 * (n > 0) + 0.001 * n) for n, job in enumerate(CROWD)]
     engine = LocalEngine(policy=policy, kv_tokens=1024, memory="optimistic", preemption=preemption)
     try:
@@ -285,7 +285,7 @@ def test_a_job_beyond_the_context_is_an_error(engine: LocalEngine) -> None:
 
 
 def test_calibration_finds_the_cost_of_a_simulated_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its workloads, run by the simulator at a known cost, tell every term of that cost apart."""
+    """The calibration's workloads, simulated at a given cost, yield every term of that cost."""
 
     def simulated(jobs: list[Job], engine: LocalEngine) -> list[Record]:
         return simulate(jobs, engine._core.policy, engine._core.limits, COST)

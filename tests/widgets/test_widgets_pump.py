@@ -22,37 +22,37 @@ def into(items: list[Any]) -> Callable[[list[Any]], bool]:
 
 
 def test_inbox_keeps_the_order_of_each_producer_whoever_drains() -> None:
-    got: list[tuple[int, int]] = []
-    inbox: Inbox[tuple[int, int]] = Inbox(into(got), Pump(hertz=500))
+    items: list[tuple[int, int]] = []
+    inbox: Inbox[tuple[int, int]] = Inbox(into(items), Pump(hertz=500))
 
-    def produce(who: int) -> None:
+    def produce(producer: int) -> None:
         for i in range(3000):
-            inbox.put((who, i))
+            inbox.put((producer, i))
             if i % 500 == 0:
                 inbox.flush()
 
-    threads = [threading.Thread(target=produce, args=(who,)) for who in range(4)]
+    threads = [threading.Thread(target=produce, args=(producer,)) for producer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wait_until(lambda: len(got) == 12_000)
-    for who in range(4):
-        assert [i for each, i in got if each == who] == list(range(3000))
+    wait_until(lambda: len(items) == 12_000)
+    for producer in range(4):
+        assert [i for each, i in items if each == producer] == list(range(3000))
 
 
 def test_an_item_that_comes_as_the_inbox_falls_asleep_is_not_left_behind() -> None:
-    got: list[str] = []
+    received: list[str] = []
 
     def take(items: list[str]) -> bool:
         if items == ["first"]:
             inbox.put("late")
-        got.extend(items)
+        received.extend(items)
         return False
 
     inbox: Inbox[str] = Inbox(take, Pump(hertz=200))
     inbox.put("first")
-    wait_until(lambda: got == ["first", "late"])
+    wait_until(lambda: received == ["first", "late"])
 
 
 def test_a_flush_waits_for_the_drain_under_way() -> None:

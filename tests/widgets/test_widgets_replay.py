@@ -40,14 +40,14 @@ class Reel:
 
 def test_a_replay_puts_every_record_in_order_at_the_pace_it_was_made(tmp_path: Path) -> None:
     trace.save(RUN, tmp_path / "run.jsonl")
-    took, neighbours = [], Neighbours()
+    seconds, neighbours = [], Neighbours()
     for speed in (1.0, 20.0):
         reel = Reel()
         began = time.monotonic()
         replay(trace.load(tmp_path / "run.jsonl"), reel, speed).wait(PATIENCE_S)
-        took.append(time.monotonic() - began)
+        seconds.append(time.monotonic() - began)
         assert (list(reel.records), reel.cleared) == (RUN, 1)
-    assert_unless_busy(neighbours, took[0] > 3 * took[1], f"seconds at speeds 1 and 20: {took}")
+    assert_unless_busy(neighbours, seconds[0] > 3 * seconds[1], f"seconds at speeds 1 and 20: {seconds}")
 
 
 def test_a_replay_can_be_stopped_and_played_again() -> None:

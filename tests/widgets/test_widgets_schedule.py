@@ -26,22 +26,22 @@ def a_run(requests: int = 6, slots: int = 3, tokens: int = 40, step_s: float = 0
     records: list[Record] = [
         Arrived(now, number, f"story {number}", 30, tokens, 20.0) for number in range(requests)
     ]
-    queue, running, made = list(range(requests)), list[int](), [0] * requests
+    queue, running, counts = list(range(requests)), list[int](), [0] * requests
     while queue or running:
         joined = [queue.pop(0) for _ in range(min(slots - len(running), len(queue)))]
         records += [Moved(now, number, "prefill") for number in joined]
         running += joined
         began, now = now, now + step_s * (1 + 3 * len(joined))
         for number in running:
-            made[number] += 1
-        kv = sum(30 + made[number] for number in running)
+            counts[number] += 1
+        kv = sum(30 + counts[number] for number in running)
         decodes, waiting = len(running) - len(joined), len(queue)
         records.append(
             Iteration(began, now, 30 * len(joined), decodes, 0, 0, kv, len(running), waiting, list(running))
         )
         records += [Moved(now, number, "decode") for number in joined]
-        records += [Moved(now, number, "finished") for number in running if made[number] == tokens]
-        running = [number for number in running if made[number] < tokens]
+        records += [Moved(now, number, "finished") for number in running if counts[number] == tokens]
+        running = [number for number in running if counts[number] < tokens]
     return records
 
 

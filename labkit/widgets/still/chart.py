@@ -1,4 +1,4 @@
-"""A small line chart of what was just measured, as a picture that stays in the saved notebook."""
+"""A small line chart as a picture that stays in the saved notebook."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from labkit.widgets import palette
 from labkit.widgets.still.picture import Picture, png
 
 FEW = 20
-"""With up to so many positions, each has a mark and a number."""
+"""With up to this many positions, each has a mark and a number."""
 
 
 def chart(

@@ -1,4 +1,4 @@
-"""A picture that stays in the saved notebook: a PNG with a title and a text for those who cannot see it."""
+"""A picture that stays in the saved notebook: a PNG with a title, and a text for people who cannot see it."""
 
 import base64
 import io

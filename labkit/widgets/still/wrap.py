@@ -1,4 +1,4 @@
-"""Lines of tinted text: where a line of so many letters is cut."""
+"""Cuts tinted text into lines of a given length."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
