@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom and save them with outputs and execution counts, and nothing volatile.
+"""Runs notebooks from top to bottom and saves them with outputs and execution counts, and nothing volatile.
 
 python scripts/run_notebooks.py [NOTEBOOK ...]     all of notebooks/ by default
 """

@@ -25,7 +25,7 @@ def create(service: Service) -> "RawListener":
 
 
 class RawListener:
-    """Reads a line with a number and writes as many tokens, one write each, encoded beforehand."""
+    """Reads a number from a line and writes that many tokens, one write each, encoded beforehand."""
 
     scheme = "tcp"
 

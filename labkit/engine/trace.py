@@ -109,7 +109,7 @@ class Watchers:
                 self._newcomers.append(watcher)
 
     def leave(self, watcher: Watcher) -> None:
-        """Give no more records to `watcher`, which may call this itself."""
+        """Stop giving records to `watcher`, which may call this itself."""
         with self._lock:
             for group in (self._members, self._newcomers):
                 if watcher in group:

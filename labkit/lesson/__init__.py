@@ -1,4 +1,4 @@
-"""What a chapter needs besides the lab: findings, exercises that check an answer, tables, raw messages."""
+"""Helpers for the chapters: findings, exercises that check an answer, tables, raw messages."""
 
 from labkit.lesson.exercises import Lines, check, lines
 from labkit.lesson.findings import finding, guessed, settle

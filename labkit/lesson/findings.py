@@ -7,7 +7,7 @@ from labkit.figures.quiet import QUIET, Neighbours
 from labkit.figures.verdict import Outcome
 
 MODE = "LABKIT_FINDINGS"
-"""The environment variable that is `strict` where a chapter is tested, and not set where somebody learns."""
+"""The environment variable that is `strict` in tests of chapters, and not set for a learner."""
 SHORTEST_S = 0.5
 
 Figure = float | str

@@ -1,4 +1,4 @@
-"""Greedy decoding without a KV cache, as many tutorials have it: every token reads everything again."""
+"""Greedy decoding without a KV cache, as in many tutorials: every token reads the whole text again."""
 
 from collections.abc import Iterator, Sequence
 

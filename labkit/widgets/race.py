@@ -133,7 +133,7 @@ class Race(Panel):
                 self.view.finish(name, message, failed=True)
 
     async def _keep_others(self, server: Server, others: list[asyncio.Task[None]]) -> None:
-        """Keep as many other streams open as the knob says."""
+        """Keep the knob's number of other streams open."""
         while True:
             while len(others) < self._streams - 1:
                 others.append(asyncio.ensure_future(self._repeat(server)))

@@ -20,10 +20,10 @@ def test_peers_choose_the_same_tokens_from_the_same_weights(monkeypatch: pytest.
         models=("tiny",), batches=(1, 2), tokens=12, rounds=2, progress=lambda what, done: shares.append(done)
     )
     here = [name for name in (engine.OWN, engine.HF, engine.NAIVE) if name not in result.skipped]
-    everybody = [(name, 1, 16) for name in here]
-    everybody += [(name, 2, 16) for name in here if name != engine.NAIVE]
-    everybody += [(name, 1, engine.LATE) for name in here if name != engine.HF]
-    assert [(rate.peer, rate.case.batch, rate.case.prompt_tokens) for rate in result.rates] == everybody
+    expected = [(name, 1, 16) for name in here]
+    expected += [(name, 2, 16) for name in here if name != engine.NAIVE]
+    expected += [(name, 1, engine.LATE) for name in here if name != engine.HF]
+    assert [(rate.peer, rate.case.batch, rate.case.prompt_tokens) for rate in result.rates] == expected
     for rate in result.rates:
         assert len(rate.rounds_tokens_s) == 2 and min(rate.rounds_tokens_s) > 0
         assert rate.same_tokens == 1.0

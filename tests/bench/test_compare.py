@@ -92,7 +92,7 @@ def run(interface: str, text: str, **figures: float | None) -> Run:
 
 
 def unlike() -> Comparison:
-    """Three interfaces of which one brought another text."""
+    """Three interfaces, one of them with another text."""
     result = compare.blank()
     result.parameters.update(interfaces=["rest", "sse", "grpc"], engine="scripted")
     result.runs += [run("rest", "a"), run("sse", "b"), run("grpc", "a")]

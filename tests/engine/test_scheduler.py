@@ -17,7 +17,7 @@ def situation(
 
 
 def holding(computed: int, **more: bool) -> Sequence:
-    """A sequence that holds KV of so many tokens and is about to decode."""
+    """A sequence that holds the KV of `computed` tokens and is about to decode."""
     sequence = Sequence("", [1] * computed, 50, 0.0)
     sequence.tokens.append(2)
     sequence.computed, sequence.slot = computed, 0

@@ -1,4 +1,4 @@
-"""Draining: so many complete answers on one connection, and an error where one is not complete."""
+"""Draining: complete answers, one after another on one connection, and an error if one is incomplete."""
 
 import asyncio
 import re

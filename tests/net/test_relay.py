@@ -10,7 +10,7 @@ from labkit.net.relay import CountingRelay
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A server that answers each line, a number, with so many bytes."""
+    """A server that answers a line `n` with n bytes."""
     while line := await reader.readline():
         writer.write(b"x" * int(line))
         await writer.drain()

@@ -235,7 +235,7 @@ async def test_buffer_drained_just_after_the_engine_found_it_full_is_not_full_fo
 
     stream._events = AtTheWorstMoment(stream._events, drain)
     stream.token("x")
-    assert stream.writable, "nobody would call again: the reader did not see that it was full"
+    assert stream.writable, "the engine would wait for ever: the reader did not see that the buffer was full"
 
 
 async def test_wait_returns_after_its_time() -> None:
