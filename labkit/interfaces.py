@@ -11,6 +11,7 @@ A package offers an interface with two entry points of the interface's name: one
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -52,10 +53,14 @@ def installed() -> list[str]:
 def names() -> list[str]:
     """The interfaces that have both a server and a client, in the order of the clients' ranks.
 
-    Raises:
-        StartError: one of the clients cannot be imported.
+    One whose client cannot be imported is left out, so that it does not break the others. `client` says why,
+    and so does `labkit doctor`.
     """
-    return sorted(installed(), key=lambda name: (client(name).rank, name))
+    ranks: dict[str, int] = {}
+    for name in installed():
+        with suppress(StartError):
+            ranks[name] = client(name).rank
+    return sorted(ranks, key=lambda name: (ranks[name], name))
 
 
 def server(interface: str | ModuleType | Create) -> Create:
@@ -110,5 +115,11 @@ def _load(group: str, name: str) -> Any:
         # Threads that import parts of one package at the same time may see it half imported.
         with _importing:
             return points[name].load()
-    except (ImportError, AttributeError) as error:
-        raise StartError(f"interface {name!r}: {error}; `labkit doctor` shows what is missing") from error
+    except Exception as error:  # a package may raise anything
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise StartError(f"interface {name!r}: {cause}; `labkit doctor` shows what is missing") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).splitlines()), "")

@@ -14,7 +14,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
 from labkit.errors import InvalidRequest, LabkitError
-from labkit.events import GenerateRequest, Group
+from labkit.events import Event, GenerateRequest, Group, Started
 from labkit.service.admission import Caller
 from labkit.service.delivery import Delivery
 from labkit.service.service import Service
@@ -57,6 +57,8 @@ class Conversation:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for delivery in self._open.values():  # of tasks that were cancelled before they began
+                await delivery.aclose()
 
     async def _receive(self) -> None:
         message = await self._socket.receive()
@@ -70,7 +72,8 @@ class Conversation:
             self._dispatch(fields)
         except LabkitError as error:
             reply = {"type": "error", "request_id": request_id, "code": error.code, "message": str(error)}
-            await self._socket.send_text(json.dumps(reply))
+            if self._connected:  # a stop of the server may have closed it just now
+                await self._socket.send_text(json.dumps(reply))
 
     def _dispatch(self, fields: dict[str, Any]) -> None:
         kind = fields.pop("type", None)
@@ -110,8 +113,12 @@ class Conversation:
             await delivery.aclose()
 
     async def _leave(self) -> None:
-        if len(self._open) == 1 and self._socket.application_state is WebSocketState.CONNECTED:
+        if len(self._open) == 1 and self._connected:
             await self._socket.close(GOING_AWAY)
+
+    @property
+    def _connected(self) -> bool:
+        return self._socket.application_state is WebSocketState.CONNECTED
 
 
 def parse(text: str | None) -> dict[str, Any]:
@@ -131,5 +138,10 @@ def parse(text: str | None) -> dict[str, Any]:
 
 def encode(group: Group, prefix: bytes) -> str:
     """Encode a group as one text frame; `prefix` opens each object with the request's id."""
-    events = [(prefix + native.to_json(event)[1:]).decode() for event in group.written()]
+    events = [_object(event, prefix).decode() for event in group.written()]
     return events[0] if len(events) == 1 else f"[{','.join(events)}]"
+
+
+def _object(event: Event, prefix: bytes) -> bytes:
+    data = native.to_json(event)
+    return data if type(event) is Started else prefix + data[1:]  # `Started` has a field for the request's id

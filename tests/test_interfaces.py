@@ -59,6 +59,18 @@ def test_an_interface_that_cannot_be_imported_is_one_line(points: dict[str, Any]
     assert "\n" not in str(error.value)
 
 
+def test_an_interface_that_breaks_at_its_import_leaves_the_others_alone(points: dict[str, Any]) -> None:
+    def broken() -> type[Client]:
+        raise RuntimeError("no wings\nand no beak")
+
+    points["pigeon"] = Offered(load=broken)
+    points["sse"] = Offered(load=lambda: client_of_rank(1))
+    assert interfaces.installed() == ["pigeon", "sse"]
+    assert interfaces.names() == ["sse"]
+    with pytest.raises(StartError, match="interface 'pigeon': RuntimeError: no wings; `labkit doctor`"):
+        interfaces.client("pigeon")
+
+
 def test_interfaces_are_imported_one_at_a_time(points: dict[str, Any]) -> None:
     """Two threads that import parts of one package at the same time may see it half imported."""
     importing: list[str] = []

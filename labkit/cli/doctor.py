@@ -17,6 +17,7 @@ from typing import Literal
 import typer
 
 from labkit.cli import terminal
+from labkit.interfaces import first_line
 
 State = Literal["ok", "missing", "absent"]
 
@@ -141,8 +142,8 @@ def doors(points: Mapping[str, Sequence[EntryPoint]]) -> list[Check]:
 def _import_error(point: EntryPoint) -> str:
     try:
         point.load()
-    except (ImportError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # a package may raise anything
+        return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
 

@@ -51,7 +51,8 @@ def explain(errors: Sequence[Any]) -> str:
 
 
 def _place(location: Sequence[Any]) -> str:
-    return ".".join(str(part)[:40] for part in location if part not in ("body", "query"))
+    place = ".".join(str(part)[:40] for part in location if part not in ("body", "query"))
+    return place or "request"
 
 
 class Stamps(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -44,10 +44,12 @@ class Admission:
             Overloaded: there is no place for it.
         """
         if self.open_streams >= self.max_streams:
-            raise Overloaded(f"{self.max_streams} streams are open; try again when one has finished")
+            raise Overloaded(
+                f"all places are taken ({self.max_streams}); try again when an answer has finished"
+            )
         if caller.connection:
             if self._on_connection[caller.connection] >= self.max_per_connection:
-                raise Overloaded(f"{self.max_per_connection} answers are open on this connection")
+                raise Overloaded(f"all places of this connection are taken ({self.max_per_connection})")
             self._on_connection[caller.connection] += 1
         self.open_streams += 1
 

@@ -250,7 +250,7 @@ def test_serve_takes_the_stream_limit() -> None:
         url = url_in(first_line(process))
         with running("stream", "rest", "hi", "--tokens", "4000", "--url", url):
             asyncio.run(_until_open(url, 1))
-            assert_one_line(command("stream", "rest", "hi", "--url", url), "1 streams are open")
+            assert_one_line(command("stream", "rest", "hi", "--url", url), "all places are taken (1)")
 
 
 def test_doctor_finds_everything_here() -> None:

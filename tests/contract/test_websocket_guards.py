@@ -212,6 +212,34 @@ async def test_leaving_stops_all_answers_of_the_socket(server: ThreadServer, eng
         assert_answer(await hear_out(staying), "r", 50)
 
 
+async def test_leaving_in_the_same_write_as_the_question_leaves_nothing_open(server: ThreadServer) -> None:
+    """The server reads the close frame before the answer's task has begun."""
+    question = json.dumps({"type": "generate", "request_id": "a", "prompt": "x"}).encode()
+    upgrade = (
+        f"GET /ws/me HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\nconnection: upgrade\r\n"
+        "upgrade: websocket\r\nsec-websocket-version: 13\r\n"
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    mask = bytes(4)
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(upgrade.encode())
+        await reader.readuntil(b"\r\n\r\n")
+        close = bytes([0x88, 0x82]) + mask + (1000).to_bytes(2, "big")
+        writer.write(bytes([0x81, 0x80 | len(question)]) + mask + question + close)
+        await reader.read()
+        writer.close()
+    await until(lambda: server.service.open_streams == 0, "nothing is open")
+
+
+async def test_started_has_each_key_once(server: ThreadServer) -> None:
+    async with socket(server) as connection:
+        await say(connection, type="generate", request_id="a", prompt="x", max_tokens=1)
+        frame = await asyncio.wait_for(connection.recv(), PATIENCE_S)
+    keys = [key for key, _ in json.loads(frame, object_pairs_hook=list)]
+    assert sorted(keys) == ["id", "model", "prompt_tokens", "request_id", "type"]
+
+
 async def test_frame_over_the_limit_closes_with_1009(server: ThreadServer) -> None:
     async with socket(server) as connection:
         await connection.send('"' + "x" * MAX_BODY + '"')
