@@ -122,7 +122,7 @@ async def until(condition: Callable[[], object], what: str, patience_s: float = 
 
 
 def assert_unless_busy(neighbours: Neighbours, holds: bool, what: str) -> None:
-    """Assert a condition that a busy machine may break; if others kept this one busy, skip with the figures."""
+    """Assert a condition that a busy machine may break; if others kept it busy, skip with the figures."""
     if not holds and (share := neighbours.share()) > QUIET:
         pytest.skip(f"{what}; meanwhile others used {share:.0%} of the processor")
     assert holds, what
