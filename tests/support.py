@@ -25,7 +25,7 @@ from labkit.launch.threaded import ThreadServer
 from labkit.service.service import Service
 from labkit.web.listener import AsgiListener
 
-PATIENCE_S = 60.0  # for a machine that has much else to do; a test that passes waits for what it needs alone
+PATIENCE_S = 60.0  # long enough for a busy machine; a test that passes waits only as long as it needs
 
 
 def ask(max_tokens: int = 24, **fields: Any) -> GenerateRequest:
@@ -122,7 +122,7 @@ async def until(condition: Callable[[], object], what: str, patience_s: float = 
 
 
 def assert_unless_busy(neighbours: Neighbours, holds: bool, what: str) -> None:
-    """Assert what a busy machine may not show; skip with the figures where others kept this one busy."""
+    """Assert a condition that a busy machine may break; if others kept it busy, skip with the figures."""
     if not holds and (share := neighbours.share()) > QUIET:
         pytest.skip(f"{what}; meanwhile others used {share:.0%} of the processor")
     assert holds, what

@@ -164,8 +164,8 @@ def verdict(exercise: str, variable: str, answer: str, scope: dict[str, Any]) ->
     *statements, last = ast.parse(exercise.replace(f"{variable} = ...", f"{variable} = {answer}", 1)).body
     exec(compile(ast.Module(statements, []), "exercise", "exec"), scope)
     assert isinstance(last, ast.Expr)
-    shown = repr(eval(compile(ast.Expression(last.value), "exercise", "eval"), scope))
-    return shown.splitlines()[-1].partition(":")[0]
+    text = repr(eval(compile(ast.Expression(last.value), "exercise", "eval"), scope))
+    return text.splitlines()[-1].partition(":")[0]
 
 
 DROP_A_TOKEN = """

@@ -142,8 +142,8 @@ class _Passes:
             for client in self._clients.values():
                 await client.aclose()
 
-    def _report(self, what: str, whole: int) -> None:
-        self._progress(what, self._done / whole)
+    def _report(self, step: str, whole: int) -> None:
+        self._progress(step, self._done / whole)
         self._done += 1
 
     async def _weigh(self, name: str) -> tuple[int, int]:

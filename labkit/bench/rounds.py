@@ -7,7 +7,7 @@ Progress = Callable[[str, float], None]
 """A function that gets the present step, in a few words, and the share of the whole that is done (0 to 1)."""
 
 
-def silent(what: str, done: float) -> None:
+def silent(step: str, share: float) -> None:
     """A `Progress` that reports nothing."""
 
 

@@ -70,9 +70,9 @@ def run(
     results: dict[str, Any] = {}
     for index, (name, each) in enumerate(chosen.items()):
 
-        def share(what: str, done: float, index: int = index) -> None:
-            progress(what, (index + done) / len(chosen))
+        def report(step: str, share: float, index: int = index) -> None:
+            progress(step, (index + share) / len(chosen))
 
-        results[name] = each.run(options, share)
+        results[name] = each.run(options, report)
     progress("done", 1.0)
     return Results(before, options, results)

@@ -47,7 +47,7 @@ def command(
         results = suite.run(
             list(BENCHMARKS) if name == ALL else [name],
             Options(chosen, engine, quick),
-            lambda words, done: bar.update(task, description=words, completed=done),
+            lambda step, share: bar.update(task, description=step, completed=share),
         )
     terminal.write_json(json_file, results.to_json())
     console.print(*results.tables())

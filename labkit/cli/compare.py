@@ -35,9 +35,9 @@ def command(
     console = terminal.console()
     with terminal.interrupt_on_terminate(), Live(console=console, transient=True) as live:
 
-        def progress(what: str, done: float) -> None:
+        def progress(step: str, share: float) -> None:
             if console.is_terminal:
-                live.update(_unfinished(comparison.tables(result), what, done))
+                live.update(_unfinished(comparison.tables(result), step, share))
 
         compare(
             prompt,
@@ -58,7 +58,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _unfinished(table: "RenderableType", what: str, done: float) -> "RenderableType":
+def _unfinished(table: "RenderableType", step: str, share: float) -> "RenderableType":
     """A table that still grows, with a line of progress below it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -66,5 +66,5 @@ def _unfinished(table: "RenderableType", what: str, done: float) -> "RenderableT
     from rich.text import Text
 
     line = Table.grid(padding=(0, 1))
-    line.add_row(ProgressBar(total=1.0, completed=done, width=30), f"{done:4.0%}", Text(what, style="dim"))
+    line.add_row(ProgressBar(total=1.0, completed=share, width=30), f"{share:4.0%}", Text(step, style="dim"))
     return Group(table, line)

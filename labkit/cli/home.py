@@ -1,4 +1,4 @@
-"""Folders for Jupyter where the home folder cannot be written, as in a container without one."""
+"""Folders for Jupyter if the home folder is not writable, as in some containers."""
 
 import os
 import tempfile
@@ -15,10 +15,10 @@ def writable_home() -> bool:
 
 @contextmanager
 def folders(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Yield the variables that a process with this environment needs besides, so that Jupyter runs in it.
+    """Yield the environment variables that Jupyter needs in addition to `environment`.
 
-    They name temporary folders, which go with the context. There are none where the home folder can be
-    written, and none for what the environment sets.
+    They name temporary folders, which the context removes at its end. There are none if the home folder is
+    writable, and none for a variable that the environment already has.
     """
     if writable_home():
         yield {}

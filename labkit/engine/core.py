@@ -54,7 +54,7 @@ class Runner(Protocol):
     def forget(self, sequence: Sequence) -> None:
         """Drop the copy in the store, if there is one; the sequence does not come back."""
 
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
         """Copy blocks of a sequence into the prefix cache, each given as (number, place in the cache)."""
 
     def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
@@ -199,9 +199,9 @@ class Core:
 
     def _keep(self, sequence: Sequence) -> None:
         assert self.prefix is not None
-        kept = self.prefix.add(sequence.tokens[: sequence.computed])
-        if kept:
-            self.runner.keep_blocks(sequence, kept)
+        copies = self.prefix.add(sequence.tokens[: sequence.computed])
+        if copies:
+            self.runner.keep_blocks(sequence, copies)
 
     def _evict(self, sequence: Sequence, now_s: float) -> None:
         sequence.preemptions += 1

@@ -72,15 +72,15 @@ class HFRunner:
 
     def swap_in(self, sequence: Sequence) -> None:
         device = self._model.device
-        kept = self._store.pop(sequence)
-        self._caches[sequence] = DynamicCache([(k.to(device), v.to(device)) for k, v in kept])
+        layers = self._store.pop(sequence)
+        self._caches[sequence] = DynamicCache([(k.to(device), v.to(device)) for k, v in layers])
 
     def forget(self, sequence: Sequence) -> None:
         self._store.pop(sequence, None)
 
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
         cache = self._caches[sequence]
-        for number, place in kept:
+        for number, place in copies:
             self._blocks[place] = _copy(cache, number * BLOCK, (number + 1) * BLOCK, self._model.device)
 
     def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:

@@ -58,8 +58,8 @@ class ModelRunner:
     def forget(self, sequence: Sequence) -> None:
         self._store.pop(sequence, None)
 
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
-        for number, place in kept:
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
+        for number, place in copies:
             self._blocks[place] = self.pool.read(_slot(sequence), number * BLOCK, (number + 1) * BLOCK)
 
     def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:

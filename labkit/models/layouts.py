@@ -125,12 +125,12 @@ def fastest(shapes: tuple[Shape, ...], threads: int) -> dict[Shape, Choice]:
 
 def _enough(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     """The shapes of a model, or of enough of its layers to exceed any cache."""
-    kept, held = [], 0
+    sample, size = [], 0
     for n, k in shapes:
-        if held < MEASURED_BYTES or (n, k) not in kept:
-            kept.append((n, k))
-            held += 4 * n * k
-    return tuple(kept)
+        if size < MEASURED_BYTES or (n, k) not in sample:
+            sample.append((n, k))
+            size += 4 * n * k
+    return tuple(sample)
 
 
 def _pack(layout: type[Layout], weights: Sequence[Tensor]) -> list[Layout] | None:

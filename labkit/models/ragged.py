@@ -52,9 +52,9 @@ class KVPool:
         """A copy of some positions, [L, 2, H, positions, D]."""
         return self.kv[:, slot, :, :, start:end].clone()
 
-    def write(self, slot: int, start: int, kept: Tensor) -> None:
+    def write(self, slot: int, start: int, values: Tensor) -> None:
         """Put back what `read` gave."""
-        self.kv[:, slot, :, :, start : start + kept.shape[3]] = kept
+        self.kv[:, slot, :, :, start : start + values.shape[3]] = values
 
 
 @torch.inference_mode()

@@ -30,8 +30,8 @@ class SimulatedRunner:
         return self.now_s
 
     def run(self, work: Many[Work]) -> list[int | None]:
-        held = sum(blocks(sequence.computed + tokens) for sequence, tokens in work)
-        self.now_s += self.cost.seconds(Load(*counts(work), held, self._swapped))
+        kv_tokens = sum(blocks(sequence.computed + tokens) for sequence, tokens in work)
+        self.now_s += self.cost.seconds(Load(*counts(work), kv_tokens, self._swapped))
         self._swapped = 0
         # each sequence has a token of its own, so that no answer matches another in the prefix cache; they
         # begin at -2, because -1 and -2 have the same hash
@@ -46,7 +46,7 @@ class SimulatedRunner:
     def forget(self, sequence: Sequence) -> None:
         pass
 
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
         pass
 
     def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:

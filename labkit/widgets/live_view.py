@@ -72,7 +72,7 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
         self._version = 0
         self._snapshots_owed = 0
         self._snapshot_at = 0.0
-        self._asked = False
+        self._snapshot_due = False
         super().__init__(look=dict(look), state=self._snapshot())
         self._inbox: Inbox[Event | None] = Inbox(self._take)
         self.on_msg(self._on_page)
@@ -87,7 +87,7 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
 
     def flush(self) -> None:
         """Send everything that waits, and a snapshot, in the calling thread."""
-        self._asked = True
+        self._snapshot_due = True
         self._inbox.flush()
 
     def content(self) -> Shown:
@@ -105,7 +105,7 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
         if events:
             self._send_delta()
         due = time.monotonic() - self._snapshot_at >= SNAPSHOT_EVERY_S
-        if self._asked or (due and self._snapshots_owed):
+        if self._snapshot_due or (due and self._snapshots_owed):
             self._send_snapshot()
         return self._snapshots_owed > 0
 
@@ -116,7 +116,7 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
         self.send({"sequence": self._sequence, "delta": self._content.delta()})
 
     def _send_snapshot(self) -> None:
-        self._asked = False
+        self._snapshot_due = False
         self._snapshots_owed = max(0, self._snapshots_owed - 1)
         self._snapshot_at = time.monotonic()
         self.state = self._snapshot()
@@ -129,5 +129,5 @@ class LiveView(anywidget.AnyWidget, Generic[Event, Shown]):
     def _on_page(self, _widget: object, message: Mapping[str, Any], _buffers: object) -> None:
         # The kernel may call this in any thread, so it only leaves a mark for the pump.
         if message.get("resync"):
-            self._asked = True
+            self._snapshot_due = True
             self._inbox.wake()

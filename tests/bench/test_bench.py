@@ -182,7 +182,7 @@ def test_the_suite_runs_all_in_order_and_reports_the_share_of_the_whole(
 
     monkeypatch.setattr(suite, "benchmark", lambda name: SimpleNamespace(run=run))
     shares: list[float] = []
-    results = suite.run(options=Options(engine="e"), progress=lambda what, done: shares.append(done))
+    results = suite.run(options=Options(engine="e"), progress=lambda step, share: shares.append(share))
     assert list(results.results.items()) == [(name, "e") for name in BENCHMARKS]
     assert shares == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 

@@ -17,7 +17,11 @@ def test_peers_choose_the_same_tokens_from_the_same_weights(monkeypatch: pytest.
     monkeypatch.delenv(engine.LLAMA_PYTHON, raising=False)
     shares: list[float] = []
     result = engine.measure(
-        models=("tiny",), batches=(1, 2), tokens=12, rounds=2, progress=lambda what, done: shares.append(done)
+        models=("tiny",),
+        batches=(1, 2),
+        tokens=12,
+        rounds=2,
+        progress=lambda step, share: shares.append(share),
     )
     here = [name for name in (engine.OWN, engine.HF, engine.NAIVE) if name not in result.skipped]
     expected = [(name, 1, 16) for name in here]

@@ -138,7 +138,7 @@ def test_a_notebook_compares_without_a_terminal() -> None:
         repeat=1,
         names=["sse", "sse", "rest"],
         isolation="thread",
-        progress=lambda what, done: steps.append(what),
+        progress=lambda step, share: steps.append(step),
     )
     assert list(result.rows) == ["sse", "rest"]
     assert result.rows["sse"].tpot_ms is None

@@ -131,14 +131,14 @@ async def test_slow_reader_holds_its_own_stream_back_and_no_other(interface: str
             async with aclosing(slow.chunks(ask(COUNT))) as chunks:
                 await read(chunks, recording, 3)
                 stream = engine.streams[-1]
-                held = await settled(lambda: stream.produced)
-                assert held < COUNT / 3, "the engine ran ahead of a reader that had stopped"
+                count = await settled(lambda: stream.produced)
+                assert count < COUNT / 3, "the engine ran ahead of a reader that had stopped"
                 assert stream.peak <= stream.high_water + 2
                 assert server.service.open_streams == 1, "the stream waits, it has not been dropped"
 
                 served = await asyncio.wait_for(brisk.record(ask(50)), PATIENCE_S)
                 assert_whole(served, 50)
-                assert stream.produced == held
+                assert stream.produced == count
 
                 await read(chunks, recording)
             assert_whole(recording, COUNT)

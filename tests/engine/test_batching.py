@@ -256,11 +256,13 @@ async def test_rougher_numbers_write_stories_too(options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("travel", [native.request_to_dict, protobuf.request_to_proto])
 async def test_the_readers_pace_travels_to_the_scheduler(engine: LocalEngine, travel: Any) -> None:
-    sent = travel(GenerateRequest(prompt="Once", max_tokens=1, reader_tps=3.25, request_id="slow"))
+    message = travel(GenerateRequest(prompt="Once", max_tokens=1, reader_tps=3.25, request_id="slow"))
     received = (
-        protobuf.request_from_proto(GenerateRequest, pb.GenerateRequest.FromString(sent.SerializeToString()))
-        if isinstance(sent, pb.GenerateRequest)
-        else GenerateRequest.parse(sent)
+        protobuf.request_from_proto(
+            GenerateRequest, pb.GenerateRequest.FromString(message.SerializeToString())
+        )
+        if isinstance(message, pb.GenerateRequest)
+        else GenerateRequest.parse(message)
     )
     records: list[Record] = []
     unwatch = engine.watch(records.append)

@@ -63,8 +63,8 @@ class Slots:
     def forget(self, sequence: Sequence) -> None:
         self.store.pop(sequence, None)
 
-    def keep_blocks(self, sequence: Sequence, kept: Many[tuple[int, int]]) -> None:
-        for number, place in kept:
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
+        for number, place in copies:
             assert (number + 1) * BLOCK <= sequence.computed
             assert sequence.slot is not None
             self.places[place] = self.slots[sequence.slot][: (number + 1) * BLOCK]
@@ -277,8 +277,10 @@ def test_an_iteration_counts_what_it_did() -> None:
 
 def test_a_late_watcher_gets_the_requests_that_are_here_and_their_states() -> None:
     stage = Stage(Limits(1000, 4))
-    gone, decoding, reading, paused, evicted, waiting = (stage.add([n] * 9, 3 if n else 1) for n in range(6))
-    stage.play(*((sequence, 9) for sequence in (gone, decoding, paused)))
+    leaving, decoding, reading, paused, evicted, waiting = (
+        stage.add([n] * 9, 3 if n else 1) for n in range(6)
+    )
+    stage.play(*((sequence, 9) for sequence in (leaving, decoding, paused)))
     stage.play((evicted, 2))
     stage.play((decoding, 1), (reading, 4), evict=[evicted])
     late: list[Record] = []

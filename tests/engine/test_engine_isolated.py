@@ -236,17 +236,17 @@ def test_a_forgotten_engine_ends_its_subprocess() -> None:
     assert ended(pid)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, None])
-def test_the_subprocess_does_not_outlive_its_parent(sent: signal.Signals | None) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
+def test_the_subprocess_does_not_outlive_its_parent(signal_number: signal.Signals | None) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=pipe, stdout=pipe, text=True) as parent:
         assert parent.stdin and parent.stdout
         child = psutil.Process(int(parent.stdout.readline()))
         assert child.is_running()
-        if sent is None:
+        if signal_number is None:
             parent.stdin.close()
         else:
-            parent.send_signal(sent)
+            parent.send_signal(signal_number)
         parent.wait(PATIENCE_S)
         psutil.wait_procs([child], timeout=PATIENCE_S)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -154,20 +154,20 @@ async def test_a_reader_that_leaves_disconnects_the_endpoint(
 
 async def test_a_stalled_reader_stops_the_reading() -> None:
     count = 40_000
-    sent = 0
+    count_sent = 0
 
     async def talks(call: Call) -> None:
-        nonlocal sent
+        nonlocal count_sent
         await call.head()
-        for sent in range(count):
-            await call.send(says(f"{sent} "))
+        for count_sent in range(count):
+            await call.send(says(f"{count_sent} "))
         await call.send(END, DONE)
         await call.end()
 
     async with upstream(talks) as far, engine(far.url) as near:
         stream = near.submit(GenerateRequest(prompt="hi"))
         await until(lambda: stream.produced >= HIGH_WATER - 1, "the buffer fills")
-        assert await settled(lambda: sent) < count / 2
+        assert await settled(lambda: count_sent) < count / 2
         assert stream.produced < HIGH_WATER
         async with asyncio.timeout(100):
             events = [event async for event in stream]

@@ -203,15 +203,15 @@ OPEN = """async ([script, look, state]) => {
 @needs_chromium
 def test_boxes_in_a_browser_survive_a_lost_message() -> None:
     view = BoxesView(GREEN)
-    sent: dict[str, Queue[Any]] = {"msg:custom": Queue(), "change:state": Queue()}
+    queues: dict[str, Queue[Any]] = {"msg:custom": Queue(), "change:state": Queue()}
     with chromium_page(400, 260) as page:
         page.set_content("<!doctype html><body></body>")
         page.evaluate(OPEN, [view._esm, view.look, view.state])
-        view.send = lambda message, buffers=None: sent["msg:custom"].put(message)
+        view.send = lambda message, buffers=None: queues["msg:custom"].put(message)
 
         def put(box: Box, lost: bool = False) -> None:
             view.put(box)
-            message = sent["msg:custom"].get(timeout=PATIENCE_S)
+            message = queues["msg:custom"].get(timeout=PATIENCE_S)
             if not lost:
                 page.evaluate("message => deliver('msg:custom', message)", message)
 
@@ -226,9 +226,9 @@ def test_boxes_in_a_browser_survive_a_lost_message() -> None:
         assert labels() == ["cat"]
         assert page.evaluate("asked") == [{"resync": True}]
 
-        view.observe(lambda change: sent["change:state"].put(change["new"]), names="state")
+        view.observe(lambda change: queues["change:state"].put(change["new"]), names="state")
         view._on_page(view, page.evaluate("asked[0]"), [])
-        state = sent["change:state"].get(timeout=PATIENCE_S)
+        state = queues["change:state"].get(timeout=PATIENCE_S)
         page.evaluate("state => deliver('change:state', state)", state)
         assert labels() == ["cat", "dog", "bird"]
         place = page.locator(".box").nth(1).bounding_box()
