@@ -24,8 +24,8 @@ from rich.text import Text
 
 from labkit.bench import peer_models
 from labkit.bench.bounds import Bound, Floors, bound_of
-from labkit.bench.peer_process import Answer, PeerProcess
-from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.peer_process import Generation, PeerProcess
+from labkit.bench.rounds import BenchOptions, Progress, rotated, silent
 from labkit.bench.table import met, number, table
 from labkit.errors import StartError
 
@@ -33,7 +33,7 @@ LLAMA_PYTHON = "LABKIT_LLAMA_PYTHON"
 OWN, HF, LLAMA, NAIVE = "labkit", "Hugging Face", "llama.cpp", "no KV cache"
 FILES = {OWN: "peer_labkit.py", HF: "peer_hf.py", LLAMA: "peer_llama.py", NAIVE: "peer_naive.py"}
 WARM_UP_TOKENS = 4
-Answers = dict[str, Answer]
+Generations = dict[str, Generation]
 
 # The least ratio of labkit's rate to a peer's, by batch, for one model and answers of one length. Without a
 # cache a token takes longer the more tokens precede it, so that peer is judged behind LATE tokens.
@@ -105,7 +105,7 @@ class Peers:
     floors: dict[str, dict[int, Floors]] = field(default_factory=dict)
 
 
-def run(options: Options, progress: Progress) -> Peers:
+def run(options: BenchOptions, progress: Progress) -> Peers:
     return measure(tokens=32, rounds=1, progress=progress) if options.quick else measure(progress=progress)
 
 
@@ -198,7 +198,7 @@ def measure(
         for index, case in enumerate(cases):
             names, prompts = bench.names(case), peer_models.prompts(case.batch, case.prompt_tokens)
             bench.ask(names, folders[case.model], prompts, WARM_UP_TOKENS)
-            answers: list[Answers] = []
+            answers: list[Generations] = []
             for turn in range(rounds):
                 progress(f"engine: {case.model}, batch {case.batch}", (index + turn / rounds) / len(cases))
                 answers.append(bench.ask(rotated(names, turn), folders[case.model], prompts, case.tokens))
@@ -213,7 +213,7 @@ def _cases(model: str, batches: Sequence[int], tokens: int) -> list[Case]:
     return [*short, Case(model, 1, LATE, min(tokens, LATE_TOKENS))]
 
 
-def _rate(name: str, case: Case, answers: Sequence[Answers]) -> Rate:
+def _rate(name: str, case: Case, answers: Sequence[Generations]) -> Rate:
     rates = [_tokens_s(answer[name]) for answer in answers]
     ratios = [_tokens_s(answer[OWN]) / rate for answer, rate in zip(answers, rates, strict=True)]
     same = [_same(answer[name].tokens, answer[OWN].tokens) for answer in answers]
@@ -230,12 +230,12 @@ def _rate(name: str, case: Case, answers: Sequence[Answers]) -> Rate:
     )
 
 
-def _floors(answers: Sequence[Answers]) -> Floors | None:
+def _floors(answers: Sequence[Generations]) -> Floors | None:
     fields = answers[0][OWN].floors
     return None if fields is None else Floors(**fields)
 
 
-def _bound(name: str, case: Case, answers: Sequence[Answers], tokens_s: float) -> Bound | None:
+def _bound(name: str, case: Case, answers: Sequence[Generations], tokens_s: float) -> Bound | None:
     """What bounds a peer's pass; None for the peer without a cache, for whose pass no floor is measured."""
     floors = _floors(answers)
     if floors is None or name == NAIVE:
@@ -243,7 +243,7 @@ def _bound(name: str, case: Case, answers: Sequence[Answers], tokens_s: float) -
     return bound_of(floors, case.batch / tokens_s, counted=name == OWN)
 
 
-def _tokens_s(answer: Answer) -> float:
+def _tokens_s(answer: Generation) -> float:
     # the clock starts when the first token of each row is there
     return sum(len(row) - 1 for row in answer.tokens) / answer.seconds
 
@@ -292,6 +292,6 @@ class _Bench:
         others = {HF, LLAMA} if case.late else set() if case.batch == 1 else {NAIVE}
         return [name for name in self._peers if name not in others]
 
-    def ask(self, names: Sequence[str], folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
+    def ask(self, names: Sequence[str], folder: Path, prompts: list[list[int]], tokens: int) -> Generations:
         """Ask the peers, one after another, and return their answers."""
         return {name: self._peers[name].ask(folder, prompts, tokens) for name in names}

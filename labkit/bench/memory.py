@@ -17,7 +17,7 @@ from rich.console import RenderableType
 
 from labkit.background import LoopThread
 from labkit.bench import raw
-from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.rounds import BenchOptions, Progress, silent
 from labkit.bench.table import number, table
 from labkit.client import Client
 from labkit.events import GenerateRequest
@@ -49,7 +49,7 @@ class Memory:
     weights: list[Weight]
 
 
-def run(options: Options, progress: Progress) -> Memory:
+def run(options: BenchOptions, progress: Progress) -> Memory:
     return measure(options.interfaces, streams=20 if options.quick else 200, progress=progress)
 
 

@@ -2,7 +2,7 @@
 
 It imports nothing of labkit, since a peer may live in an environment of its own. A peer's file has
 `PACKAGES`, and `load(folder)`, which returns `generate(prompts, tokens)`. That returns the fields of
-`labkit.bench.peer_process.Answer`; only labkit's own peer measures the last of them, `floors`.
+`labkit.bench.peer_process.Generation`; only labkit's own peer measures the last of them, `floors`.
 """
 
 import runpy

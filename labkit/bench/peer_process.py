@@ -16,7 +16,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE":
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """The new tokens of each prompt, and the CPU seconds from the first of them to the last.
 
     `floors` are the fields of `labkit.bench.bounds.Floors`, which labkit's own process measures.
@@ -49,19 +49,19 @@ class PeerProcess:
         versions: dict[str, str] = self._child.ready(PATIENCE_S)
         return versions
 
-    def ask(self, folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> Answer:
+    def ask(self, folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> Generation:
         """Let it generate. It first loads a model other than the last; that time does not count.
 
         Raises:
             StartError: it broke or ended instead.
         """
         order = {"folder": str(folder), "prompts": prompts, "tokens": tokens}
-        return Answer(**self._child.call(order, PATIENCE_S))
+        return Generation(**self._child.call(order, PATIENCE_S))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._child.close()

@@ -12,7 +12,7 @@ def silent(step: str, share: float) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What `labkit bench` passes to every benchmark; each uses what it needs.
 
     Attributes:

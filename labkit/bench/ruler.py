@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 
 from labkit import interfaces
 from labkit.background import LoopThread
-from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.rounds import BenchOptions, Progress, rotated, silent
 from labkit.bench.table import met, number, table
 from labkit.client import Client, Recording
 from labkit.engine import create_engine
@@ -73,7 +73,7 @@ class Ruler:
     lags: list[Lag]
 
 
-def run(options: Options, progress: Progress) -> Ruler:
+def run(options: BenchOptions, progress: Progress) -> Ruler:
     requests, lag_s = (8, 0.3) if options.quick else (200, 3.0)
     names, engine = options.interfaces, options.engine
     return measure(names, requests=requests, engine=engine, lag_s=lag_s, progress=progress)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rich.console import RenderableType
 
-from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.rounds import BenchOptions, Progress, silent
 from labkit.bench.table import number, table
 from labkit.engine import create_engine
 from labkit.engine.batched import BatchedEngine
@@ -90,7 +90,7 @@ class Simulator:
     predictions: list[Prediction]
 
 
-def run(options: Options, progress: Progress) -> Simulator:
+def run(options: BenchOptions, progress: Progress) -> Simulator:
     return measure(seconds=1.0 if options.quick else 6.0, progress=progress)
 
 

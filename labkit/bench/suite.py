@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from labkit.bench import BENCHMARKS, machine
 from labkit.bench.machine import Machine
-from labkit.bench.rounds import Options, Progress, silent
+from labkit.bench.rounds import BenchOptions, Progress, silent
 from labkit.bench.table import machine_line
 from labkit.errors import StartError
 
@@ -17,7 +17,7 @@ from labkit.errors import StartError
 class Benchmark(Protocol):
     """What the module of a benchmark offers. Its result is a dataclass."""
 
-    def run(self, options: Options, progress: Progress) -> Any:
+    def run(self, options: BenchOptions, progress: Progress) -> Any:
         """Measure."""
 
     def tables(self, result: Any) -> RenderableType:
@@ -29,7 +29,7 @@ class Results:
     """The results by benchmark. The load average in `machine` is from before the first benchmark."""
 
     machine: Machine
-    options: Options
+    options: BenchOptions
     results: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def benchmark(name: str) -> Benchmark:
 
 def run(
     names: Sequence[str] = tuple(BENCHMARKS),
-    options: Options | None = None,
+    options: BenchOptions | None = None,
     progress: Progress = silent,
 ) -> Results:
     """Run benchmarks. All together take six to seven minutes, or some seconds with `quick`.
@@ -64,7 +64,7 @@ def run(
     Raises:
         StartError: there is no benchmark of one of the names.
     """
-    options = options or Options()
+    options = options or BenchOptions()
     chosen = {name: benchmark(name) for name in names}
     before = machine.describe()
     results: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 
 from labkit.background import LoopThread
 from labkit.bench import machine, raw
-from labkit.bench.rounds import Options, Progress, rotated, silent
+from labkit.bench.rounds import BenchOptions, Progress, rotated, silent
 from labkit.bench.table import met, table
 from labkit.events import GenerateRequest
 from labkit.launch.launcher import serve
@@ -54,7 +54,7 @@ class Transport:
     costs: list[TokenCpu]
 
 
-def run(options: Options, progress: Progress) -> Transport:
+def run(options: BenchOptions, progress: Progress) -> Transport:
     if options.quick:
         return measure(options.interfaces, streams=(1, 4), rounds=2, cpu_s=0.02, progress=progress)
     return measure(options.interfaces, progress=progress)

@@ -20,7 +20,7 @@ INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 
-class Group(TyperGroup):
+class Commands(TyperGroup):
     """Ends all commands alike: one of labkit's errors prints one line, status 2; an interrupt prints none."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -38,7 +38,7 @@ class Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Group,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -31,7 +31,7 @@ def command(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from labkit.bench import suite
-    from labkit.bench.rounds import Options
+    from labkit.bench.rounds import BenchOptions
 
     terminal.check_writable(json_file)
     chosen = options.split(names) or None
@@ -46,7 +46,7 @@ def command(
         task = bar.add_task("", total=1.0)
         results = suite.run(
             list(BENCHMARKS) if name == ALL else [name],
-            Options(chosen, engine, quick),
+            BenchOptions(chosen, engine, quick),
             lambda step, share: bar.update(task, description=step, completed=share),
         )
     terminal.write_json(json_file, results.to_json())

@@ -15,7 +15,7 @@ from labkit.engine import Engine, close_engines
 from labkit.errors import StartError
 from labkit.interfaces import Create
 from labkit.launch.process import ProcessServer
-from labkit.launch.server import Options, Server
+from labkit.launch.server import Server, ServerOptions
 from labkit.launch.threaded import ThreadServer
 from labkit.service.admission import MAX_STREAMS
 
@@ -50,7 +50,7 @@ def serve(
     """
     create = interfaces.server(interface)
     name = interface if isinstance(interface, str) else create.__module__.rpartition(".")[2]
-    options = Options(host, port, flush, max_streams)
+    options = ServerOptions(host, port, flush, max_streams)
     server: Server
     if isolation == "process":
         if not isinstance(engine, str):

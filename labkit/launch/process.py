@@ -8,7 +8,7 @@ from labkit import interfaces
 from labkit.child import Child
 from labkit.errors import StartError
 from labkit.interfaces import Create
-from labkit.launch.server import Options, Server
+from labkit.launch.server import Server, ServerOptions
 from labkit.service.flush import parse_policy
 
 PROGRAM = Path(__file__).with_name("process_child.py")
@@ -19,7 +19,7 @@ TUNE_S = 60.0
 class ProcessServer(Server):
     """A server in a subprocess. It ends with this process, but an interrupt of this process passes it by."""
 
-    def __init__(self, name: str, create: Create, engine: str, options: Options) -> None:
+    def __init__(self, name: str, create: Create, engine: str, options: ServerOptions) -> None:
         super().__init__(name, options)
         if create.__module__ == "__main__" or "<locals>" in create.__qualname__:
             raise StartError("a subprocess imports its server: put it into a module of its own")

@@ -15,7 +15,7 @@ from labkit.service.flush import parse_policy
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How a server is to run; `labkit.serve` describes each option.
 
     Raises:
@@ -39,7 +39,7 @@ class Server(ABC):
     A server to which no reference is left stops too. A notebook keeps a reference to every value it shows.
     """
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: ServerOptions) -> None:
         self.name = name
         self.options = options
         self.host = options.host
@@ -97,7 +97,7 @@ class Server(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
 

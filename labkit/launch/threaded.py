@@ -13,7 +13,7 @@ from labkit.background import LoopThread
 from labkit.engine import Engine, create_engine
 from labkit.errors import StartError
 from labkit.interfaces import Create, Listener
-from labkit.launch.server import Options, Server
+from labkit.launch.server import Server, ServerOptions
 from labkit.service.flush import parse_policy
 from labkit.service.service import Service
 
@@ -24,7 +24,7 @@ START_S = 300.0
 class ThreadServer(Server):
     """A server on a loop of its own in a daemon thread of this process."""
 
-    def __init__(self, name: str, create: Create, engine: Engine | str, options: Options) -> None:
+    def __init__(self, name: str, create: Create, engine: Engine | str, options: ServerOptions) -> None:
         super().__init__(name, options)
         self._create = create
         self._engine = engine
@@ -95,7 +95,7 @@ def spare_the_collector() -> None:
 class _Running:
     """The parts of a started `ThreadServer`. They have no reference to it, so that it can be collected."""
 
-    def __init__(self, engine: Engine | str, options: Options, name: str) -> None:
+    def __init__(self, engine: Engine | str, options: ServerOptions, name: str) -> None:
         self.owned = create_engine(engine) if isinstance(engine, str) else None
         policy = parse_policy(options.flush)
         self.service = Service(self.owned or engine, policy, options.max_streams)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ class Layout:
         into.add_(self(x))
 
 
-class Columns(Layout):
+class WholeColumns(Layout):
     """The transposed weight, [K, N]: the columns of the product lie side by side."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -84,7 +84,7 @@ class OneDNN(Layout):
         return product
 
 
-LAYOUTS: tuple[type[Layout], ...] = (Columns, Plain, Blocks, OneDNN)
+LAYOUTS: tuple[type[Layout], ...] = (WholeColumns, Plain, Blocks, OneDNN)
 """The simplest first: a later one has to be clearly faster."""
 
 MEASURED_ROWS = (1, 4, 32)

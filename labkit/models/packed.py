@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.models.layouts import MEASURED_ROWS, Choice, Columns, Layout, Shape, fastest, regime
+from labkit.models.layouts import MEASURED_ROWS, Choice, Layout, Shape, WholeColumns, fastest, regime
 from labkit.models.text import LAST_GAIN, Attend, Block, TextModel
 
 
@@ -78,7 +78,7 @@ def _of_block(block: nn.Module, scale: float) -> list[Tensor]:
 def _packed(weights: list[Tensor], measured: bool) -> list[list[Layout]]:
     """The product of each weight [N, K], in this order, for each of `MEASURED_ROWS`."""
     shapes = tuple((len(weight), weight.shape[1]) for weight in weights)
-    choices: dict[Shape, Choice] = dict.fromkeys(shapes, (Columns,) * len(MEASURED_ROWS))
+    choices: dict[Shape, Choice] = dict.fromkeys(shapes, (WholeColumns,) * len(MEASURED_ROWS))
     if measured:
         choices = fastest(shapes, torch.get_num_threads())
     products = [_copies(weight, choices[shape]) for weight, shape in zip(weights, shapes, strict=True)]

@@ -15,7 +15,7 @@ from support import PATIENCE_S, ask, command, shown
 import labkit
 from labkit import interfaces
 from labkit.bench import BENCHMARKS, engine, machine, memory, raw, ruler, simulator, suite, transport
-from labkit.bench.rounds import Options, Progress, rotated
+from labkit.bench.rounds import BenchOptions, Progress, rotated
 from labkit.errors import LabkitError, StartError
 
 
@@ -134,7 +134,7 @@ def test_bench_writes_machine_parameters_rounds_and_medians(tmp_path: Path) -> N
 
 def test_results_become_json() -> None:
     weights = memory.Memory(1, [memory.Weight("raw", [0], [1], 2.0)])
-    results = suite.Results(machine.describe(), Options(), {"memory": weights})
+    results = suite.Results(machine.describe(), BenchOptions(), {"memory": weights})
     figures = json.loads(json.dumps(results.to_json()))
     assert figures.keys() == {"machine", "parameters", *BENCHMARKS}
     assert figures["memory"] == asdict(weights)
@@ -166,7 +166,7 @@ def test_a_benchmark_runs_by_its_name_and_draws_its_table(name: str, monkeypatch
         return RESULTS[name]
 
     monkeypatch.setattr(suite.benchmark(name), "measure", measure)
-    results = [suite.run([name], Options(quick=quick)) for quick in (True, False)]
+    results = [suite.run([name], BenchOptions(quick=quick)) for quick in (True, False)]
     assert QUICK[name].items() <= calls[0].items()
     assert not QUICK[name].items() <= calls[1].items()
     assert results[0].results == {name: RESULTS[name]}
@@ -176,13 +176,13 @@ def test_a_benchmark_runs_by_its_name_and_draws_its_table(name: str, monkeypatch
 def test_the_suite_runs_all_in_order_and_reports_the_share_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run(options: Options, progress: Progress) -> str:
+    def run(options: BenchOptions, progress: Progress) -> str:
         progress("half", 0.5)
         return options.engine
 
     monkeypatch.setattr(suite, "benchmark", lambda name: SimpleNamespace(run=run))
     shares: list[float] = []
-    results = suite.run(options=Options(engine="e"), progress=lambda step, share: shares.append(share))
+    results = suite.run(options=BenchOptions(engine="e"), progress=lambda step, share: shares.append(share))
     assert list(results.results.items()) == [(name, "e") for name in BENCHMARKS]
     assert shares == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 

@@ -9,7 +9,7 @@ import pytest
 from support import shown
 
 from labkit.bench import bounds, engine
-from labkit.bench.peer_process import Answer, PeerProcess
+from labkit.bench.peer_process import Generation, PeerProcess
 from labkit.errors import StartError
 
 
@@ -51,8 +51,8 @@ def case(model: str = engine.TARGET_MODEL, batch: int = 1, tokens: int = engine.
     return engine.Case(model, batch, 16, tokens)
 
 
-def answers(own_s: float, other_s: float, tokens: int = engine.TARGET_TOKENS) -> dict[str, Answer]:
-    return {engine.OWN: Answer(own_s, [[7] * tokens]), engine.HF: Answer(other_s, [[7] * tokens])}
+def answers(own_s: float, other_s: float, tokens: int = engine.TARGET_TOKENS) -> dict[str, Generation]:
+    return {engine.OWN: Generation(own_s, [[7] * tokens]), engine.HF: Generation(other_s, [[7] * tokens])}
 
 
 def test_a_peer_is_compared_within_each_round() -> None:
@@ -91,8 +91,8 @@ def test_a_row_says_what_bounds_it(
 
 def test_the_table_shows_bounds_and_what_they_are_shares_of() -> None:
     floors = bounds.Floors(4_000_000_000, 0.1, 60_000_000_000, 0.6, operations=100, starting_s=0.7e-6)
-    own = Answer(199 * 0.8, [[7] * engine.TARGET_TOKENS], asdict(floors))
-    other = Answer(199 * 2.4, [[7] * engine.TARGET_TOKENS])
+    own = Generation(199 * 0.8, [[7] * engine.TARGET_TOKENS], asdict(floors))
+    other = Generation(199 * 2.4, [[7] * engine.TARGET_TOKENS])
     rates = [
         engine._rate(name, case(), [{engine.OWN: own, engine.HF: other}]) for name in (engine.OWN, engine.HF)
     ]
@@ -111,7 +111,7 @@ def test_a_peer_without_a_cache_is_judged_behind_a_long_prompt() -> None:
 
 
 def test_the_share_of_equal_tokens_is_counted() -> None:
-    answered = {engine.OWN: Answer(1.0, [[1, 2], [3, 4]]), engine.HF: Answer(1.0, [[1, 2], [9, 4]])}
+    answered = {engine.OWN: Generation(1.0, [[1, 2], [3, 4]]), engine.HF: Generation(1.0, [[1, 2], [9, 4]])}
     assert engine._rate(engine.HF, case("tiny", 2), [answered]).same_tokens == 0.75
 
 

@@ -30,7 +30,7 @@ from labkit import interfaces
 from labkit.errors import EngineFailed, InvalidRequest, StartError
 from labkit.figures import metrics
 from labkit.launch.process import ProcessServer
-from labkit.launch.server import Options
+from labkit.launch.server import ServerOptions
 from labkit.launch.threaded import ThreadServer
 from labkit.service.service import Service
 
@@ -68,8 +68,8 @@ def test_port_in_use_is_an_error_of_one_line(interface: str, isolation: str) -> 
 def test_port_held_by_a_server_of_the_same_kind_is_in_use(interface: str) -> None:
     """If two servers could share a port, each would get some of the connections."""
     create = interfaces.server(interface)
-    with ThreadServer(interface, create, QUICK, Options()) as first:
-        second = ThreadServer(interface, create, QUICK, Options(port=first.port))
+    with ThreadServer(interface, create, QUICK, ServerOptions()) as first:
+        second = ThreadServer(interface, create, QUICK, ServerOptions(port=first.port))
         with pytest.raises(StartError, match="in use"):
             second.start()
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.models import layouts
-from labkit.models.layouts import LAYOUTS, Blocks, Columns, Layout, Plain
+from labkit.models.layouts import LAYOUTS, Blocks, Layout, Plain, WholeColumns
 from labkit.models.packed import PackedModel
 from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import TextModel
@@ -37,16 +37,16 @@ def test_every_layout_multiplies_alike(layout: type[Layout], rows: int, outputs:
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
-        ([(1.0, 0.9, 2.0)] * 3, (Columns, Columns, Columns)),
+        ([(1.0, 0.9, 2.0)] * 3, (WholeColumns, WholeColumns, WholeColumns)),
         ([(1.0, 0.5, 2.0)] * 3, (Plain, Plain, Plain)),
-        ([(1.0, 2.0, 2.0), (2.0, 1.9, 1.0), (4.0, 2.0, 2.1)], (Columns, Blocks, Blocks)),
+        ([(1.0, 2.0, 2.0), (2.0, 1.9, 1.0), (4.0, 2.0, 2.1)], (WholeColumns, Blocks, Blocks)),
     ],
     ids=["as good as the simplest", "much faster", "no third copy for a little"],
 )
 def test_a_layout_has_to_earn_its_memory(
     seconds: list[tuple[float, ...]], chosen: tuple[type[Layout], ...]
 ) -> None:
-    times = [dict(zip((Columns, Plain, Blocks), each, strict=True)) for each in seconds]
+    times = [dict(zip((WholeColumns, Plain, Blocks), each, strict=True)) for each in seconds]
     assert layouts._choose(times) == chosen
 
 
@@ -73,7 +73,8 @@ def test_layouts_are_measured_once_and_not_where_bits_count(monkeypatch: pytest.
     def sweeps(_: object, __: object, rows: int) -> layouts.Times:
         measured.append(rows)
         return {
-            shape: {Columns: 1.0} for shape in ((384, 128), (128, 128), (704, 128), (128, 352), (1024, 128))
+            shape: {WholeColumns: 1.0}
+            for shape in ((384, 128), (128, 128), (704, 128), (128, 352), (1024, 128))
         }
 
     monkeypatch.setattr(layouts, "_sweeps", sweeps)
