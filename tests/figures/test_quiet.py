@@ -1,6 +1,7 @@
 """The share of the cores that others used: a neighbour's work counts; one's own and children's does not."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections import namedtuple
@@ -79,3 +80,11 @@ def test_a_guests_time_is_counted_once_and_steal_is() -> None:
     times = namedtuple("times", "user nice system idle iowait steal guest guest_nice")
     core = times(user=5, nice=1, system=2, idle=100, iowait=10, steal=3, guest=4, guest_nice=1)
     assert quiet._busy_s(core) == 5 + 1 + 2 + 3
+
+
+def test_the_work_of_a_process_that_is_no_child_is_the_neighbours() -> None:
+    """The shell ends at once, so the process that it leaves is nobody's child here."""
+    before_s = quiet._cpu_s_of_others()
+    script = f"{shlex.quote(sys.executable)} -c {shlex.quote(SPIN)} &"
+    subprocess.run(script, shell=True, stdout=subprocess.PIPE, check=True)  # reads to the end of the spinning
+    assert quiet._cpu_s_of_others() - before_s > 0.3
