@@ -11,6 +11,8 @@ from support import PATIENCE_S
 
 from labkit import interfaces
 
+pytest.register_assert_rewrite("core_stage")  # its runner's checks report values as a test's do
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -1,17 +1,17 @@
-"""The iteration loop over a runner that checks each call: no call is impossible, and no text is lost."""
+"""The iterations of the core: no call of the runner is impossible, and no text or record is lost."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
+from core_stage import Slots, Stage, next_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.engine.core import Core, Work
+from labkit.engine.core import Core
 from labkit.engine.policies import POLICIES, create_policy
-from labkit.engine.scheduler import BLOCK, Limits, Plan, Situation, blocks
+from labkit.engine.scheduler import Limits, blocks
 from labkit.engine.sequence import Sequence
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
 
@@ -23,96 +23,6 @@ AFTER = {
     "evicted": {"prefill", "decode", "dropped"},
     "swapped": {"prefill", "decode", "dropped"},
 }
-
-
-@dataclass
-class Slots:
-    """A runner that keeps texts where the real one keeps their keys and values, and checks each call."""
-
-    now_s: float = 0.0
-    slots: dict[int, list[int]] = field(default_factory=dict)
-    store: dict[Sequence, list[int]] = field(default_factory=dict)
-    places: dict[int, list[int]] = field(default_factory=dict)
-    computed: dict[Sequence, list[int]] = field(default_factory=lambda: defaultdict(list))
-
-    def clock(self) -> float:
-        return self.now_s
-
-    def run(self, work: Many[Work]) -> list[int | None]:
-        assert len({sequence.slot for sequence, _ in work}) == len(work) > 0
-        self.now_s += 0.01
-        chosen: list[int | None] = []
-        for sequence, tokens in work:
-            text = sequence.tokens[: sequence.computed]
-            assert sequence.slot is not None and 1 <= tokens <= sequence.pending
-            assert not text or self.slots[sequence.slot] == text
-            self.slots[sequence.slot] = sequence.tokens[: sequence.computed + tokens]
-            self.computed[sequence].append(tokens)
-            chosen.append(next_token(sequence.tokens) if tokens == sequence.pending else None)
-        return chosen
-
-    def swap_out(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None and sequence not in self.store
-        self.store[sequence] = sequence.tokens[: sequence.computed]
-        assert self.slots[sequence.slot] == self.store[sequence]
-
-    def swap_in(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self.slots[sequence.slot] = self.store.pop(sequence)
-
-    def forget(self, sequence: Sequence) -> None:
-        self.store.pop(sequence, None)
-
-    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
-        for number, place in copies:
-            assert (number + 1) * BLOCK <= sequence.computed
-            assert sequence.slot is not None
-            self.places[place] = self.slots[sequence.slot][: (number + 1) * BLOCK]
-
-    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
-        assert sequence.slot is not None and sequence.computed == 0
-        for number, place in enumerate(places):
-            assert self.places[place] == sequence.tokens[: (number + 1) * BLOCK]
-        self.slots[sequence.slot] = self.places[places[-1]]
-
-
-def next_token(tokens: list[int]) -> int:
-    """The next token of a text, which depends on the text alone."""
-    return hash(tuple(tokens)) % 5
-
-
-@dataclass
-class Puppet:
-    """A policy that returns the plan that a test has set."""
-
-    name: str = "puppet"
-    next: Plan = field(default_factory=Plan)
-
-    def plan(self, situation: Situation) -> Plan:
-        plan, self.next = self.next, Plan()
-        return plan
-
-
-class Stage:
-    """A core whose policy is a puppet, its runner and its records."""
-
-    def __init__(self, limits: Limits, prefix_tokens: int = 0) -> None:
-        self.runner, self.policy, self.records = Slots(), Puppet(), list[Record]()
-        self.core = Core(self.runner, self.policy, limits, self.runner.clock, prefix_tokens)
-        self.core.watch(self.records.append)
-
-    def add(self, prompt: Many[int], max_tokens: int = 20) -> Sequence:
-        sequence = Sequence("", list(prompt), max_tokens, self.runner.now_s)
-        self.core.add(sequence)
-        return sequence
-
-    def play(self, *run: Work, evict: Many[Sequence] = ()) -> Iteration | None:
-        self.policy.next = Plan(list(run), list(evict))
-        before = len(self.records)
-        self.core.iterate()
-        iterations = [record for record in self.records[before:] if isinstance(record, Iteration)]
-        return iterations[0] if iterations else None
-
 
 jobs_of = st.lists(st.tuples(st.integers(1, 48), st.integers(1, 32)), min_size=1, max_size=10)
 memories, preemptions = st.sampled_from(["reserve", "optimistic"]), st.sampled_from(["recompute", "swap"])
@@ -186,84 +96,6 @@ def test_no_call_is_impossible_and_every_text_is_right(
     assert (core.kv_tokens, len(core._slots), runner.store) == (0, limits.seqs, {})
 
 
-def test_an_evicted_text_is_computed_again_from_its_first_token_to_its_last() -> None:
-    stage = Stage(Limits(1000, 2))
-    one = stage.add([3] * 10)
-    for tokens in (6, 4, 1, 1):
-        stage.play((one, tokens))
-    stage.play(evict=[one])
-    assert (one.slot, one.pending, stage.core.kv_tokens) == (None, 13, 0)
-    again = stage.play((one, one.pending))
-    assert again and (again.prefill, again.decodes, again.swapped) == (13, 0, 0)
-    assert again.attended == 13 * 14 // 2
-    assert stage.runner.computed[one] == [6, 4, 1, 1, 13]
-
-
-def test_a_swapped_text_comes_back_without_computing() -> None:
-    stage = Stage(Limits(1000, 1, preemption="swap"))
-    one, other = stage.add([3] * 10), stage.add([4] * 3)
-    stage.play((one, 10))
-    away = stage.play((other, 3), evict=[one])
-    assert away and (away.swapped, away.running, away.waiting) == (10, 1, 1)
-    stage.core.limits = Limits(1000, 1, preemption="recompute")  # the copy in the store still comes back
-    back = stage.play((one, 1), evict=[other])
-    assert back and (back.swapped, back.decodes, back.attended) == (10, 1, 11)
-    assert stage.runner.computed[one] == [10, 1]
-
-
-def test_a_sequence_that_leaves_while_it_waits_is_forgotten() -> None:
-    stage = Stage(Limits(1000, 1, preemption="swap"))
-    one = stage.add([3] * 10)
-    stage.play((one, 10))
-    stage.play(evict=[one])
-    assert one in stage.runner.store
-    ends: list[tuple[str, str]] = []
-    one.end = lambda *reason: ends.append(reason)  # type: ignore[method-assign]
-    stage.core.drop(one, "overloaded", "too late")
-    assert ends == [("overloaded", "too late")]
-    assert (stage.runner.store, stage.core.waiting) == ({}, [])
-    assert stage.records[-1] == Moved(stage.runner.now_s, one.number, "dropped")
-
-
-def test_free_slots_are_given_from_the_lowest() -> None:
-    stage = Stage(Limits(1000, 4))
-    first, second, third = (stage.add([1]) for _ in range(3))
-    stage.play((first, 1), (second, 1), (third, 1))
-    assert [s.slot for s in (first, second, third)] == [0, 1, 2]
-    stage.core.drop(first)
-    stage.core.drop(third)
-    later = stage.add([1])
-    stage.play((later, 1))
-    assert later.slot == 0
-    assert stage.core.running == [second, later]
-    again = stage.play((second, 1), evict=[second])
-    assert again and stage.core.running == [second, later]
-
-
-def test_a_cached_prefix_is_not_computed() -> None:
-    stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
-    prompt = list(range(3 * BLOCK))
-    one, other, alike = stage.add(prompt), stage.add([*prompt, 7, 8]), stage.add(prompt)
-    stage.play((one, len(prompt)))
-    stage.play((other, other.pending))
-    stage.core.drop(other)
-    last = stage.play((alike, alike.pending))
-    assert last and last.cached == 2 * BLOCK
-    assert stage.runner.computed == {one: [3 * BLOCK], other: [2], alike: [BLOCK]}
-
-
-def test_an_answer_is_kept_with_its_prompt_when_it_ends() -> None:
-    stage = Stage(Limits(1000, 2), prefix_tokens=10 * BLOCK)
-    one = stage.add([3] * BLOCK, max_tokens=BLOCK + 1)
-    stage.play((one, BLOCK))
-    for _ in range(BLOCK):
-        last = stage.play((one, 1))
-    assert one.finished and last and (last.kv_tokens, last.running) == (0, 1)
-    longer = stage.add(one.tokens)
-    stage.play((longer, longer.pending))
-    assert stage.runner.computed[longer] == [1]
-
-
 def test_an_iteration_counts_what_it_did() -> None:
     stage = Stage(Limits(1000, 4))
     one, other, waiting = stage.add([3] * 10), stage.add([4] * 20), stage.add([5])
@@ -335,15 +167,6 @@ def test_a_watcher_can_leave_during_its_introduction() -> None:
     stage.core.watch(once)
     stage.add([4])
     assert [type(record) for record in records] == [Arrived]
-
-
-def test_a_swap_without_an_iteration_counts_in_the_next_one() -> None:
-    stage = Stage(Limits(1000, 1, preemption="swap"))
-    one, other = stage.add([3] * 10), stage.add([4] * 3)
-    stage.play((one, 10))
-    assert stage.play(evict=[one]) is None
-    then, after = stage.play((other, 3)), stage.play((other, 1))
-    assert then and after and (then.swapped, after.swapped) == (10, 0)
 
 
 def test_the_core_measures_what_iterations_cost() -> None:

@@ -1,9 +1,6 @@
 """A Hugging Face model behind the scheduler: in any company its texts are those of `generate`."""
 
 import asyncio
-import json
-import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,114 +9,18 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from hf_models import CONTEXT, PROMPTS, byte_fallback, byte_level, fast, model_of, save, transformers
 from support import connect, until
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 import labkit
 from labkit.engine import create_engine, trace
+from labkit.engine.hf import HFEngine, load_model
+from labkit.engine.hf_runner import HFRunner
+from labkit.engine.runner import SampledSequence
+from labkit.engine.sampling import Sampler
 from labkit.engine.text_stream import TokenStream
 from labkit.errors import InvalidRequest, StartError
 from labkit.events import Event, Finished, GenerateRequest, Started, Token
-
-transformers: Any = pytest.importorskip("transformers", reason='needs pip install "labkit[hf]"')
-
-from labkit.engine.hf import HFEngine, load_model  # noqa: E402
-from labkit.engine.hf_runner import HFRunner  # noqa: E402
-from labkit.engine.hf_vocabulary import HFVocabulary  # noqa: E402
-from labkit.engine.runner import SampledSequence  # noqa: E402
-from labkit.engine.sampling import Sampler  # noqa: E402
-
-TEXTS = [
-    "Once upon a time there was a fox who lived under the hill, and the hill was green. ",
-    "«Été», said the fox: the other one said 日本 and 🦊🦊, then   nothing.\n\nThe end.",
-]
-PROMPTS = ["Once upon a time", "the fox 日本 and the hill", "nothing", "said the other one: 🦊 then"]
-CONTEXT = 64
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.5,  # so large that the likeliest token is seldom the one before
-}
-SPECIAL = ["<s>", "</s>", "<unk>"]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-
-
-def bpe(alphabet: list[str], words: list[str], **options: Any) -> tokenizers.Tokenizer:
-    """A tokenizer that knows these words and how they begin."""
-    merges = list(dict.fromkeys((word[:end], word[end]) for word in words for end in range(1, len(word))))
-    tokens = dict.fromkeys([*alphabet, *map("".join, merges)])
-    inner = tokenizers.Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, merges, **options))
-    inner.add_special_tokens(SPECIAL)
-    return inner
-
-
-def byte_level() -> tokenizers.Tokenizer:
-    """As GPT-2's: letters stand for bytes."""
-    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words = [word for text in TEXTS for word, _ in split.pre_tokenize_str(text)]
-    inner = bpe([*SPECIAL, *sorted(split.alphabet())], words)
-    inner.pre_tokenizer = split
-    inner.decoder = decoders.ByteLevel()
-    inner.add_tokens(
-        [AddedToken("<é call>", normalized=False)]
-    )  # text that is not spelt in letters for bytes
-    return inner
-
-
-def byte_fallback() -> tokenizers.Tokenizer:
-    """As Llama's: `▁` for spaces, bytes for letters that it does not know, a start token."""
-    words = [word for text in TEXTS for word in re.findall("▁?[a-zO]+", text.replace(" ", "▁"))]
-    letters = sorted({letter for word in words for letter in word})
-    inner = bpe([*SPECIAL, *BYTES, *letters], words, byte_fallback=True, unk_token="<unk>")
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    spaces = decoders.Replace("▁", " ")
-    strip = decoders.Strip(" ", 1, 0)
-    inner.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), strip])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return inner
-
-
-def metaspace() -> tokenizers.Tokenizer:
-    """As those of SentencePiece's unigram models."""
-    letters = sorted(set("▁" + "".join(TEXTS)))
-    pieces = [*SPECIAL, *letters, "▁the", "▁fox", "▁▁", "ing", "ther"]
-    inner = tokenizers.Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
-    inner.pre_tokenizer = pre_tokenizers.Metaspace()
-    inner.decoder = decoders.Metaspace()
-    inner.add_special_tokens(SPECIAL)
-    return inner
-
-
-def fast(inner: tokenizers.Tokenizer) -> Any:
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def save(folder: Path, model: Any, tokenizer: Any = None) -> Path:
-    model.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    return folder
-
-
-def model_of(kind: str, tokenizer: Any) -> Any:
-    """A model of a kind, with random weights that never choose a special token or a byte."""
-    torch.manual_seed(2)
-    size = len(tokenizer)
-    config = transformers.AutoConfig.for_model(kind, vocab_size=size, eos_token_id=1, bos_token_id=0, **SIZES)
-    if kind == "gpt2":
-        config.n_inner = 48
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    for token in [*SPECIAL, *BYTES]:
-        if token in tokenizer.get_vocab():
-            model.get_output_embeddings().weight.data[tokenizer.convert_tokens_to_ids(token)] = 0
-    return model.eval()
-
 
 KINDS: dict[str, tuple[Callable[[], tokenizers.Tokenizer], dict[str, Any]]] = {
     "llama": (byte_fallback, {}),
@@ -185,56 +86,6 @@ def generated(folder: Path, prompt: str, max_tokens: int) -> str:
 def runner_of(engine: HFEngine) -> HFRunner:
     assert isinstance(engine._core.runner, HFRunner)
     return engine._core.runner
-
-
-@pytest.mark.parametrize("make", [byte_level, byte_fallback, metaspace])
-def test_the_pieces_of_an_answer_are_what_the_tokenizer_decodes(
-    make: Callable[[], tokenizers.Tokenizer],
-) -> None:
-    tokenizer = fast(make())
-    vocabulary = HFVocabulary(tokenizer, len(tokenizer))
-    prompt = vocabulary.prompt("Once upon")
-    start = tokenizer.decode(prompt, skip_special_tokens=True)
-    # random bytes are not UTF-8, and how many U+FFFD they become is not defined
-    whole = [n for n in range(len(tokenizer)) if "\ufffd" not in tokenizer.decode([n])]
-    answers = [random.Random(seed).choices(whole, k=30) for seed in range(300)]
-    written = [*TEXTS, *PROMPTS, "ö \n <é call> <0x41>"]
-    answers += [tokenizer(text, add_special_tokens=False).input_ids for text in written]
-    for ids in answers:
-        pieces = b"".join(vocabulary.token_bytes(token_id) for token_id in ids)
-        assert start + pieces.decode() == tokenizer.decode(prompt + ids, skip_special_tokens=True)
-
-
-def test_special_tokens_and_ids_beyond_the_tokenizer_add_no_text() -> None:
-    tokenizer = fast(byte_level())
-    vocabulary = HFVocabulary(tokenizer, 1000)
-    assert [vocabulary.token_bytes(token_id) for token_id in (0, 1, 2, 999)] == [b""] * 4
-
-
-def test_a_prompt_begins_as_the_tokenizer_has_it_and_may_spell_special_tokens_out() -> None:
-    plain, started = (HFVocabulary(fast(make()), 1000) for make in (byte_level, byte_fallback))
-    assert started.prompt("fox")[0] == 0 and started.prompt("fox").count(0) == 1
-    assert 0 not in plain.prompt("fox")
-    assert plain.prompt("fox</s>")[-1] == 1
-
-
-def test_a_tokenizer_that_truncates_does_not_cut_a_prompt() -> None:
-    inner = byte_level()
-    inner.enable_truncation(4)
-    vocabulary = HFVocabulary(fast(inner), 1000)
-    # at once, since to change a tokenizer is an error while another thread uses it
-    assert vocabulary._inner.truncation is None
-    assert len(vocabulary.prompt("word " * 50)) > 50
-
-
-def test_a_prompt_without_a_token_that_the_model_knows_is_refused() -> None:
-    tokenizer = fast(byte_level())
-    with pytest.raises(InvalidRequest, match="'<é call>'"):
-        HFVocabulary(tokenizer, len(tokenizer) - 1).prompt("fox <é call>")
-    vocabulary = HFVocabulary(fast(metaspace()), 1000)
-    vocabulary._inner.normalizer = normalizers.Replace("x", "")
-    with pytest.raises(InvalidRequest, match="no token"):
-        vocabulary.prompt("xx")
 
 
 async def test_a_greedy_text_is_that_of_generate(folder: Path) -> None:
@@ -390,93 +241,6 @@ async def test_a_server_streams_it(llama: Path) -> None:
     assert started.model == f"hf:{llama.name}"
     assert recording.text == generated(llama, "Once upon a time", 20)
     assert isinstance(recording.end, Finished)
-
-
-def config_only(folder: Path, **fields: Any) -> None:
-    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-
-
-def without_weights(folder: Path) -> None:
-    tokenizer = fast(byte_level())
-    save(folder, model_of("llama", tokenizer), tokenizer)
-    (folder / "model.safetensors").unlink()
-
-
-def pickled(folder: Path) -> None:
-    without_weights(folder)
-    torch.save(model_of("llama", fast(byte_level())).state_dict(), folder / "pytorch_model.bin")
-
-
-def cut_off(folder: Path) -> None:
-    without_weights(folder)
-    (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{")
-
-
-def without_tokenizer(folder: Path) -> None:
-    save(folder, model_of("llama", fast(byte_level())))
-
-
-def headless(folder: Path) -> None:
-    tokenizer = fast(byte_level())
-    save(folder, model_of("llama", tokenizer).model, tokenizer)
-
-
-def encoder(folder: Path) -> None:
-    tokenizer = fast(byte_level())
-    config = transformers.BertConfig(vocab_size=len(tokenizer), **SIZES)
-    save(folder, transformers.BertForMaskedLM(config), tokenizer)
-
-
-def recurrent(folder: Path) -> None:
-    tokenizer = fast(byte_level())
-    config = transformers.MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1)
-    save(folder, transformers.MambaForCausalLM(config), tokenizer)
-
-
-def with_code(folder: Path) -> None:
-    config_only(
-        folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}
-    )
-    (folder / "own.py").write_text("raise SystemExit('the code of a model was run')", encoding="utf-8")
-
-
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an empty folder": (lambda folder: None, "save_pretrained"),
-    "no configuration": (
-        lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"),
-        "save_pretrained",
-    ),
-    "an unknown kind": (lambda folder: config_only(folder, model_type="huge"), "`huge`"),
-    "code of its own": (with_code, "by itself"),
-    "a model of images": (lambda folder: config_only(folder, model_type="vit"), "tokenizer"),
-    "no tokenizer": (without_tokenizer, "tokenizer.save_pretrained"),
-    "no weights": (without_weights, "safetensors"),
-    "weights in a pickle": (pickled, "safetensors"),
-    "weights cut off": (cut_off, "safetensors"),
-    "no head": (headless, "lm_head.weight is missing"),
-    "an encoder": (encoder, "looks ahead"),
-    "no keys and values": (recurrent, "decoder-only"),
-}
-
-
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_folder_without_a_causal_model_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
-    make, says = BROKEN[what]
-    make(tmp_path)
-    with pytest.raises(StartError) as error:
-        create_engine(f"hf:{tmp_path}")
-    assert says in str(error.value) and str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
-    assert error.value.__cause__ is None
-
-
-@pytest.mark.parametrize("path", ["/no/such", "./nowhere", "nobody/nothing", "no such name"])
-def test_a_missing_folder_is_refused_in_one_line(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(StartError, match=f"^{path}: there is no such folder") as error:
-        create_engine(f"hf:{path}")
-    assert "\n" not in str(error.value)
-    assert error.value.__cause__ is None
 
 
 @pytest.mark.parametrize("option", ["context=1", "kv_tokens=16", "seqs=0", "policy=none", "prefix_cache=-1"])
