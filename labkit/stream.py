@@ -47,8 +47,8 @@ class Stream:
         self._on_room = on_room
         self._events: deque[Event] = deque()
         self._full = False
+        self._wanted = True
         self._last_id = NEVER  # of the terminal event that the engine put
-        self._closed = False  # by the reader
         self._read_id = NEVER
         self._exhausted = False
         self._cut: Callable[[int], Finished | Failed] | None = None
@@ -61,15 +61,15 @@ class Stream:
     @property
     def wanted(self) -> bool:
         """Whether the reader still waits for more; once this is false, the engine drops the request."""
-        return not (self._closed or self._last_id >= 0)
+        return self._wanted
 
     @property
     def writable(self) -> bool:
         """Whether the engine may compute for this stream now: it is wanted and has room."""
-        return not (self._full or self._closed or self._last_id >= 0)
+        return self._wanted and not self._full
 
     def started(self, model: str, prompt_tokens: int = 0) -> None:
-        if self.wanted:
+        if self._wanted:
             self._append(Started(self.next_id, self.request_id, model, prompt_tokens))
 
     def put(self, piece: Piece) -> None:
@@ -81,7 +81,7 @@ class Stream:
         self.produced += 1
         if piece.id != self.next_id:
             raise ValueError(f"the next piece has id {self.next_id}, not {piece.id}")
-        if not (self._closed or self._last_id >= 0):
+        if self._wanted:
             self._append(piece)  # type: ignore[arg-type]  # the union holds every kind of piece
 
     def finish(self, reason: Literal["stop", "length"]) -> None:
@@ -91,8 +91,8 @@ class Stream:
         self._end(Failed(self.next_id, code, message))
 
     def _end(self, terminal: Finished | Failed) -> None:
-        if self.wanted:
-            self._last_id = terminal.id
+        if self._wanted:
+            self._wanted, self._last_id = False, terminal.id
             self._append(terminal)
 
     def _append(self, event: Event) -> None:
@@ -116,7 +116,7 @@ class Stream:
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the reader's loop is closed, so there is no reader
-            self._closed = True
+            self._wanted = False
 
     # The reader's side: only on its loop.
 
@@ -178,7 +178,7 @@ class Stream:
 
     def close(self) -> None:
         """Stop the model's work and drop the buffer: the reader has gone."""
-        self._closed = self._exhausted = True
+        self._wanted, self._exhausted = False, True
         self._events.clear()
         self._wake()
         self._on_room()
@@ -188,9 +188,9 @@ class Stream:
 
     def _cut_off(self, terminal: Callable[[int], Finished | Failed]) -> None:
         """End the stream on the reader's side; `terminal` makes the last event from an id."""
-        if not self.wanted:
+        if not self._wanted:
             return
-        self._closed = True
+        self._wanted = False
         self._cut = terminal
         self._wake()
         self._on_room()

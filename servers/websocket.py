@@ -138,10 +138,13 @@ def parse(text: str | None) -> dict[str, Any]:
 
 def encode(group: Group, prefix: bytes) -> str:
     """Encode a group as one text frame; `prefix` opens each object with the request's id."""
-    events = [_object(event, prefix).decode() for event in group.written()]
-    return events[0] if len(events) == 1 else f"[{','.join(events)}]"
+    events = group.written()
+    if len(events) == 1:
+        return _object(events[0], prefix)
+    return f"[{','.join(_object(event, prefix) for event in events)}]"
 
 
-def _object(event: Event, prefix: bytes) -> bytes:
+def _object(event: Event, prefix: bytes) -> str:
     data = native.to_json(event)
-    return data if type(event) is Started else prefix + data[1:]  # `Started` has a field for the request's id
+    # `Started` has a field of its own for the request's id
+    return (data if type(event) is Started else prefix + data[1:]).decode()

@@ -29,16 +29,20 @@ class TaskStream(TokenStream):
 
         Call it before each token, and not after the end of the stream.
         """
-        interval_ms, due_s = 0.0, time.monotonic()  # without a pace the token is due now
+        if self._engine.interval_ms:
+            await self._keep_pace()
+        while not self.writable:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _keep_pace(self) -> None:
+        interval_ms, due_s = -1.0, 0.0
         while interval_ms != self._engine.interval_ms:  # the engine may be tuned during the sleep
             interval_ms, now_s = self._engine.interval_ms, time.monotonic()
             self._pacer.ask(now_s)
             due_s = self._pacer.due_s(interval_ms)
             await self._sleep(due_s - now_s)
         self._pacer.emitted(due_s)
-        while not self.writable:
-            self._room.clear()
-            await self._room.wait()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep so long, or until the engine is tuned."""

@@ -11,5 +11,7 @@ class TokenStream(Stream):
 
     def token(self, text: str, sampled_ns: int = 0) -> None:
         """Add one token; `sampled_ns` is when the engine chose it (`time.monotonic_ns`)."""
-        stamps = Stamps(sampled_ns, time.monotonic_ns()) if self.stamped else None
-        self.put(Token(self.next_id, text, stamps=stamps))
+        if self.stamped:
+            self.put(Token(self.next_id, text, stamps=Stamps(sampled_ns, time.monotonic_ns())))
+        else:
+            self.put(Token(self.next_id, text))

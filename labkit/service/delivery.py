@@ -45,8 +45,10 @@ class Delivery:
         while True:
             while (event := stream.pop()) is not None:
                 events.append(event)
+                if flush.at_once or not isinstance(event, Piece):
+                    return self._group(events)
                 age_s = time.monotonic() - since_s if since_s else 0.0
-                if flush.policy.wait_s(len(events), age_s) <= 0 or not isinstance(event, Piece):
+                if flush.policy.wait_s(len(events), age_s) <= 0:
                     return self._group(events)
                 since_s = since_s or time.monotonic()
             if stream.exhausted:

@@ -5,7 +5,7 @@ Policies have a text form, which the command line, the knobs and the subprocess 
 `token` (each piece), `tokens:N` (N pieces a write), `ms:T` (what T milliseconds brought).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
@@ -64,11 +64,15 @@ class EveryMs:
         return f"ms:{self.ms:g}"
 
 
-@dataclass
 class FlushKnob:
-    """Holds the policy in force. Any thread may replace it while streams run."""
+    """Holds the policy in force. Any thread may turn it while streams run."""
 
-    policy: FlushPolicy = field(default_factory=EveryPiece)
+    def __init__(self, policy: FlushPolicy | None = None) -> None:
+        self.turn(policy or EveryPiece())
+
+    def turn(self, policy: FlushPolicy) -> None:
+        self.policy = policy
+        self.at_once = isinstance(policy, EveryPiece)  # spares the usual policy a call for each token
 
 
 def parse_policy(text: str) -> FlushPolicy:

@@ -27,7 +27,7 @@ class Service:
         self.engine = engine
         self.admission = Admission(max_streams)
         self.stopping = False
-        self._knob = FlushKnob() if flush is None else FlushKnob(flush)
+        self._knob = FlushKnob(flush)
         self._open: dict[Delivery, Caller] = {}
 
     @property
@@ -37,7 +37,7 @@ class Service:
 
     @flush.setter
     def flush(self, policy: FlushPolicy) -> None:
-        self._knob.policy = policy
+        self._knob.turn(policy)
 
     def generate(self, request: Request, caller: Caller) -> Delivery:
         """Begin to answer. Iterate the delivery, and close it whatever happens.

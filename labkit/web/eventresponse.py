@@ -15,9 +15,11 @@ TAGS: dict[type, bytes] = {kind: kind.__struct_config__.tag.encode() for kind in
 
 def encode(group: Group) -> bytes:
     """Encode a group in labkit's own form, as the bytes of one write."""
-    return b"".join(
-        [eventstream.encode(native.to_json(event), TAGS[type(event)], event.id) for event in group.written()]
-    )
+    return b"".join(map(_block, group.written()))
+
+
+def _block(event: Event) -> bytes:
+    return eventstream.encode(native.to_json(event), TAGS[type(event)], event.id)
 
 
 class EventStream(EventSourceResponse):

@@ -10,7 +10,7 @@ import msgspec
 from google.protobuf.message import Message
 
 from labkit.errors import ConnectionLost, InvalidRequest
-from labkit.events import Event, Group, Piece, Request
+from labkit.events import Event, Group, Request
 from labkit.wire.native import request_to_dict
 from labkit.wire.proto import inference_pb2 as pb
 
@@ -64,8 +64,8 @@ def group_to_proto(group: Group) -> pb.GenerateReply:
         body = getattr(message, tag)
         for name in fields:
             setattr(body, name, getattr(event, name))
-        if isinstance(event, Piece) and event.stamps is not None:
-            message.stamps.CopyFrom(pb.Stamps(**msgspec.structs.asdict(event.stamps)))
+        if (stamps := getattr(event, "stamps", None)) is not None:
+            message.stamps.CopyFrom(pb.Stamps(**msgspec.structs.asdict(stamps)))
     return reply
 
 
