@@ -1,12 +1,11 @@
 """REST: `POST /generate` answers with the whole text when it is complete."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Body, Request, Response
 
 from labkit.errors import from_code
-from labkit.events import Answer, Failed, GenerateRequest, Group
+from labkit.events import Answer, Event, Failed, GenerateRequest, Group
 from labkit.service.delivery import Delivery
 from labkit.service.service import Service
 from labkit.web.app import application, caller, until_disconnected
@@ -21,25 +20,31 @@ def create(service: Service) -> AsgiListener:
     async def generate(body: Annotated[GenerateRequest, Body()], request: Request) -> Response:
         delivery = service.generate(body, caller(request))
         try:
-            groups = await until_disconnected(request, collect(delivery))
+            group = await until_disconnected(request, collect(delivery))
         finally:
             await delivery.aclose()
-        return Response(native.to_json(answer(groups)), media_type="application/json")
+        return Response(native.to_json(answer(group)), media_type="application/json")
 
     return AsgiListener(app)
 
 
-async def collect(delivery: Delivery) -> list[Group]:
-    return [group async for group in delivery]
+async def collect(delivery: Delivery) -> Group:
+    """All events of an answer as one group, since REST writes once; the last flush is the time of all."""
+    events: list[Event] = []
+    flushed_ns = 0
+    async for group in delivery:
+        events += group.events
+        flushed_ns = group.flushed_ns
+    return Group(events, flushed_ns)
 
 
-def answer(groups: Sequence[Group]) -> Answer:
-    """Fold the groups into one answer, which is written now.
+def answer(group: Group) -> Answer:
+    """Fold the events of a whole stream into an answer, which is written now.
 
     Raises:
         LabkitError: the stream failed; the app turns it into the status that fits.
     """
-    events = [event for group in groups for event in group.written()]
+    events = group.written()
     last = events[-1]
     if isinstance(last, Failed):
         raise from_code(last.code, last.message)
