@@ -212,8 +212,8 @@ def errors_of(page: Page) -> list[str]:
 def run_all(page: Page, until: Locator) -> None:
     """Run every cell and wait for `until`.
 
-    JupyterLab can lose the command while it opens a notebook, and can lose its connection to a new kernel, so
-    this tries three times, each with a page and a kernel that are new.
+    JupyterLab can lose the command while it opens a notebook, so this tries three times, each with a page and
+    a kernel that are new.
     """
     for attempt in range(3):
         if attempt:
@@ -221,11 +221,11 @@ def run_all(page: Page, until: Locator) -> None:
             page.wait_for_function(KERNEL_CONNECTED)
             page.evaluate(RESTART)
             page.wait_for_timeout(2000)
-        page.wait_for_function(KERNEL_IS_THERE)
-        page.locator(".jp-CodeCell").first.wait_for()
-        command(page, "notebook:run-all-cells")
         with suppress(TimeoutError):
-            until.wait_for(state="attached", timeout=60_000)
+            page.wait_for_function(KERNEL_IS_THERE, timeout=PATIENCE_S * 1000)
+            page.locator(".jp-CodeCell").first.wait_for()
+            command(page, "notebook:run-all-cells")
+            until.wait_for(state="attached", timeout=PATIENCE_S * 1000)
             return
     pytest.fail(
         "all cells were run three times, and the notebook shows: " + page.locator(".jp-Notebook").inner_text()
