@@ -8,6 +8,7 @@ from support import PATIENCE_S
 
 # So many connections that a kernel without the mend stops reading on one of them, more often than not.
 CONNECTIONS = 2_000
+PATIENCE_MS = int(1000 * PATIENCE_S)
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ def test_a_request_beside_a_reply_to_somebody_who_left_is_answered(kernel: Kerne
         leaver, control, page = kernel.connect_shell(), kernel.connect_control(), kernel.connect_shell()
         session.send(leaver, "kernel_info_request")
         session.send(control, "kernel_info_request")
-        control.poll(PATIENCE_S * 1000)
+        control.poll(PATIENCE_MS)
         session.send(page, "kernel_info_request")
         leaver.close(0)
-        answered = page.poll(PATIENCE_S * 1000)
+        answered = page.poll(PATIENCE_MS)
         for channel in (control, page):
             channel.close(0)
         assert answered
