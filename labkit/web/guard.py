@@ -6,10 +6,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from labkit.net.loopback import is_loopback, is_own
+
 MAX_BODY = 256 * 1024
 MAX_HEADERS = 16 * 1024
 BODY_TOO_LARGE = f"the body is over {MAX_BODY} bytes"
-LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 class Guard:
@@ -23,7 +24,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
-        self._loopback = host in LOOPBACK or host == "::1"
+        self._loopback = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -42,9 +43,9 @@ class Guard:
             await self._app(scope, receive, send)
 
     def _refusal(self, authority: str, origin: str) -> tuple[int, str, str] | None:
-        if self._loopback and authority.rsplit(":", 1)[0] not in LOOPBACK and authority not in LOOPBACK:
+        if self._loopback and not is_own(authority):
             return 421, "invalid_request", "this server answers for its own address alone"
-        if origin and origin.partition("://")[2] != authority:
+        if origin and origin.partition("://")[2].lower() != authority.lower():
             return 403, "invalid_request", "requests from other origins are refused"
         return None
 

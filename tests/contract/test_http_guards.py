@@ -11,6 +11,7 @@ import psutil
 import pytest
 from support import PATIENCE_S, Watched, http_borne, thread_server
 
+from labkit.errors import StartError
 from labkit.launch.threaded import ThreadServer
 from labkit.web.guard import MAX_BODY, MAX_HEADERS
 from labkit.wire.eventstream import Parser
@@ -101,8 +102,32 @@ async def test_foreign_host_is_misdirected(server: ThreadServer, host: str) -> N
 async def test_own_names_are_answered(server: ThreadServer) -> None:
     async with http(server) as client:
         port = server.port
-        for host in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost", "[::1]", "127.0.0.1"):
+        for host in (
+            f"127.0.0.1:{port}",
+            f"LOCALHOST:{port}",
+            "localhost",
+            "[::1]",
+            "127.0.0.1",
+            "a.localhost",
+        ):
             assert (await client.get("/health", headers={"host": host})).status_code == 200, host
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2", "localhost", "::1"])
+@pytest.mark.parametrize("interface", http_borne())
+async def test_every_loopback_address_is_guarded(interface: str, address: str) -> None:
+    try:
+        running = thread_server(interface, Watched(), host=address)
+    except StartError as error:
+        pytest.skip(f"this machine has no {address}: {error}")
+    with running:
+        authority = running.url.partition("://")[2]
+        async with httpx.AsyncClient(base_url=f"http://{authority}", trust_env=False, verify=False) as client:
+            assert (await client.get("/health")).status_code == 200
+            assert (
+                await client.get("/health", headers={"host": f"127.0.0.1:{running.port}"})
+            ).status_code == 200
+            refusal(await client.get("/health", headers={"host": "evil.example"}), 421)
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"])
