@@ -9,6 +9,7 @@ from grpc import aio
 from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.events import GenerateRequest, Terminal
+from labkit.net.grpc_poller import keep_poller
 from labkit.wire import protobuf
 from labkit.wire.proto import inference_pb2 as pb
 
@@ -41,6 +42,7 @@ class GRPCClient(Client):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        keep_poller()
         self._channel = aio.insecure_channel(url.partition("://")[2], options=OPTIONS)
         self._generate = self._channel.unary_stream(
             METHOD,

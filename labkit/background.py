@@ -4,10 +4,13 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+AT_END: list[Callable[[asyncio.AbstractEventLoop], None]] = []
+"""Each is called with a loop that ends, on the loop's own thread, before it closes."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -70,6 +73,8 @@ class LoopThread:
         finally:
             self.loop.run_until_complete(_cancel_all())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            for release in AT_END:
+                release(self.loop)
             self.loop.close()
 
 

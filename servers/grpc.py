@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from labkit.errors import LabkitError, StartError
 from labkit.events import Failed, GenerateRequest
+from labkit.net.grpc_poller import keep_poller
 from labkit.service.admission import Caller
 from labkit.service.service import Service
 from labkit.wire import protobuf
@@ -60,6 +61,7 @@ class GrpcListener:
     scheme = "grpc"
 
     def __init__(self, service: Service) -> None:
+        keep_poller()
         self._service = service
         self._health = Health(service)
         # Above the service's own limit, so that the service refuses one too many at once and a health check
@@ -96,6 +98,7 @@ class GrpcListener:
     async def stop(self) -> None:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace=0.2)
+        del self._server  # its handler is a method of this listener, a cycle that would hold its core
 
     async def _generate(
         self,

@@ -60,7 +60,6 @@ class ThreadServer(Server):
             raise
         self._running = running
         self._opened(running.scheme, port)
-        spare_the_collector()
         self._finalizer = weakref.finalize(self, running.stop)
 
     def stop(self) -> None:
@@ -97,6 +96,7 @@ class _Running:
 
     def __init__(self, engine: Engine | str, options: ServerOptions, name: str) -> None:
         self.owned = create_engine(engine) if isinstance(engine, str) else None
+        spare_the_collector()  # after torch's objects, and before this server's, which must be collected
         policy = parse_policy(options.flush)
         self.service = Service(self.owned or engine, policy, options.max_streams)  # type: ignore[arg-type]
         self.thread = LoopThread(f"labkit-{name}")

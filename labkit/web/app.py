@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
+from fastapi.dependencies import models as dependency_models
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -53,6 +54,13 @@ async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def forget_handlers() -> None:
+    """Empty FastAPI's caches of the handlers it has met: each handler holds its service and its engine."""
+    for function in vars(dependency_models).values():
+        if callable(clear := getattr(function, "cache_clear", None)):
+            clear()
 
 
 def application(service: Service, title: str) -> FastAPI:

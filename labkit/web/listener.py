@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from labkit.errors import StartError
+from labkit.web.app import forget_handlers
 from labkit.web.guard import MAX_BODY, MAX_HEADERS, Guard
 
 
@@ -125,3 +126,4 @@ class AsgiListener:
             for connection in list(self._server.server_state.connections):
                 connection.transport.abort()
             await asyncio.wait([self._task], timeout=grace_s)
+        forget_handlers()
