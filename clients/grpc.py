@@ -19,6 +19,7 @@ CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: "invalid_request",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "too_large",
 }
+UNREACHABLE = ("failed to connect", "errors resolving", "DNS resolution failed")  # gRPC's own first words
 OPTIONS = [
     # By itself gRPC lets a server run ahead by megabytes; a window of 64 KiB lets backpressure through.
     ("grpc.http2.bdp_probe", 0),
@@ -71,7 +72,10 @@ class GRPCClient(Client):
         details = error.details() or str(error.code())
         metadata = dict(error.trailing_metadata() or ())
         code = metadata.get("labkit-code") or CODES.get(error.code())
-        return from_code(str(code), details) if code else ConnectionLost(f"{self.name}: {details}")
+        if code:
+            return from_code(str(code), details)
+        unreachable = error.code() is grpc.StatusCode.UNAVAILABLE and details.startswith(UNREACHABLE)
+        return self.unreachable(details) if unreachable else ConnectionLost(f"{self.name}: {details}")
 
     @classmethod
     async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:

@@ -36,11 +36,11 @@ class RESTClient(Client):
                     received = time.monotonic_ns()
                     body += data
         except httpx.TransportError as error:
-            raise http.lost(self.name, error) from error
+            raise http.lost(self, error) from error
         if response.is_success:
             yield Chunk(received, [*native.answer_from_json(Answer, body).events()])
             return
-        refusal = http.refusal(response.status_code, body)
+        refusal = http.refusal(response, body)
         if not isinstance(refusal, EngineFailed | Stopping):
             raise refusal
         yield Chunk(received, [Failed(0, refusal.code, str(refusal))])

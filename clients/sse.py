@@ -35,14 +35,14 @@ class SSEClient(Client):
                 "POST", "/generate", content=native.request_to_json(request)
             ) as response:
                 if not response.is_success:
-                    raise http.refusal(response.status_code, await response.aread())
+                    raise http.refusal(response, await response.aread())
                 async for data in response.aiter_raw():
                     received = time.monotonic_ns()
                     events = [native.event_from_json(event.data) for event in parser.feed(data)]
                     if events:
                         yield Chunk(received, events)
         except httpx.TransportError as error:
-            raise http.lost(self.name, error) from error
+            raise http.lost(self, error) from error
 
     @classmethod
     def example(cls, url: str, prompt: str) -> str:

@@ -106,8 +106,10 @@ class WebSocketClient(Client):
                     max_queue=16,
                     ping_interval=None,  # while a slow reader holds the socket up, no pong would be seen
                 )
-            except (OSError, ValueError, WebSocketException) as error:
-                raise ConnectionLost(f"{self.name}: {error}") from error
+            except OSError as error:
+                raise self.unreachable(error) from error
+            except (ValueError, WebSocketException) as error:
+                raise ConnectionLost(f"{self.name}: {self.url}: {error}") from error
             self._reader = asyncio.get_running_loop().create_task(self._read(self._socket))
 
     async def _send(self, fields: dict[str, Any]) -> None:

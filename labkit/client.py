@@ -79,6 +79,10 @@ class Client(ABC):
             ConnectionLost: there is no server, or the stream broke off without a terminal event.
         """
 
+    def unreachable(self, reason: object) -> ConnectionLost:
+        """The error of a client that gets no connection to its server."""
+        return ConnectionLost(f"{self.name}: cannot connect to {self.url}: is the server running? ({reason})")
+
     async def aclose(self) -> None:
         """Close the connection."""
 

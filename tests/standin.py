@@ -118,9 +118,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream(*answers: Responder) -> AsyncIterator[Upstream]:
+async def upstream(*answers: Responder, host: str = "127.0.0.1") -> AsyncIterator[Upstream]:
     standing = Upstream(answers)
-    server = await asyncio.start_server(standing.connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(standing.connected, host, 0)
     standing.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield standing
@@ -158,6 +158,11 @@ async def hangs(call: Call) -> None:
 
 async def breaks(call: Call) -> None:
     call.writer.transport.abort()
+
+
+async def drops(call: Call) -> None:
+    """Close the connection before any answer."""
+    call.writer.close()
 
 
 @asynccontextmanager

@@ -93,14 +93,14 @@ class JSONLinesClient(Client):
         try:
             async with self._http.stream("POST", "/generate", content=body) as response:
                 if not response.is_success:
-                    raise http.refusal(response.status_code, await response.aread())
+                    raise http.refusal(response, await response.aread())
                 async for data in response.aiter_raw():
                     received = time.monotonic_ns()
                     *lines, rest = (rest + data).split(b"\\n")
                     if lines:
                         yield Chunk(received, [native.event_from_json(line) for line in lines])
         except httpx.TransportError as error:
-            raise http.lost(self.name, error) from error
+            raise http.lost(self, error) from error
 
     async def aclose(self):
         await self._http.aclose()

@@ -3,7 +3,8 @@
 import os
 from collections.abc import MutableMapping
 
-LOOPBACK = "127.0.0.1,localhost,::1"
+LOOPBACK = "127.0.0.1,localhost,::1,0.0.0.0,127.0.0.0/8"
+"""All of it where a program reads ranges, as gRPC, curl and requests do; httpx reads addresses alone."""
 
 
 def pass_loopback_by(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -1,7 +1,10 @@
 """Which names and addresses are this machine's own."""
 
 import re
+import socket
 from ipaddress import IPv6Address, ip_address
+
+import psutil
 
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:\d*)?")
 
@@ -29,3 +32,24 @@ def is_own(authority: str) -> bool:
     """
     parts = _AUTHORITY.fullmatch(authority)
     return parts is not None and is_loopback(parts[1])
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether this machine itself answers for a host, so that no proxy has to stand between.
+
+    It is so for loopback, for an unspecified address (`0.0.0.0`, `::`), for the addresses of this machine's
+    interfaces and for its own name. No name is looked up.
+    """
+    name = host.removeprefix("[").removesuffix("]").partition("%")[0].lower()
+    if is_loopback(name) or name == socket.gethostname().lower():
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return address.is_unspecified or str(address) in _interface_addresses()
+
+
+def _interface_addresses() -> set[str]:
+    entries = [entry for entries in psutil.net_if_addrs().values() for entry in entries]
+    return {entry.address.partition("%")[0] for entry in entries}

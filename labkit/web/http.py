@@ -5,14 +5,19 @@ from urllib.request import getproxies
 
 import httpx
 
+from labkit.client import Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
+from labkit.net.http_client import HTTPClient, redirection
 
 CODES = {413: "too_large", 431: "too_large", 503: "overloaded", 500: "engine_failed"}
 
 
-def pooled(url: str) -> httpx.AsyncClient:
-    """Make a client that sends JSON and keeps its connections; it waits 10 s to connect, for ever to read."""
-    return httpx.AsyncClient(
+def pooled(url: str) -> HTTPClient:
+    """Make a client that sends JSON and keeps its connections; it waits 10 s to connect, for ever to read.
+
+    It uses no proxy, whatever the environment names.
+    """
+    return HTTPClient(
         base_url=url,
         headers={"content-type": "application/json"},
         timeout=httpx.Timeout(10.0, read=None),
@@ -27,15 +32,20 @@ def curl() -> str:
     return "curl --noproxy '*'" if getproxies() else "curl"
 
 
-def refusal(status: int, body: bytes) -> LabkitError:
+def refusal(response: httpx.Response, body: bytes) -> LabkitError:
     """The error that a response other than an answer carries."""
     try:
         error = json.loads(body)["error"]
         return from_code(error["code"], error["message"])
     except (ValueError, KeyError, TypeError):
-        text = body[:200].decode("utf-8", "replace")
+        status = response.status_code
+        text = redirection(response) or body[:200].decode("utf-8", "replace")
         return from_code(CODES.get(status, "invalid_request"), f"HTTP {status}: {text}")
 
 
-def lost(name: str, error: httpx.TransportError) -> ConnectionLost:
-    return ConnectionLost(f"{name}: {str(error) or type(error).__name__}")
+def lost(client: Client, error: httpx.TransportError) -> ConnectionLost:
+    """The error of a client that got no connection, or lost it."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return client.unreachable(reason)
+    return ConnectionLost(f"{client.name}: {reason}")
