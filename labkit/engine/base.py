@@ -1,6 +1,6 @@
 """What every engine offers a server: submit a request, get a stream of events."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from labkit.stream import Stream
 
@@ -34,3 +34,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop all work and free what the engine holds; open streams end in `Failed`. May be called twice."""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """An engine that needs something outside of it, and can find out before a request whether it is there."""
+
+    async def check(self) -> None:
+        """Return within some seconds if it is there.
+
+        Raises:
+            LabkitError: what a request would fail with now.
+        """

@@ -4,35 +4,28 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any, Literal
 
 import httpx
-import msgspec
 
-from labkit.engine.openai_api import (
-    DONE,
-    PATHS,
-    Api,
-    CompletionChunk,
-    Models,
-    message,
-    message_in,
-    payload,
-    retry_after_s,
-)
+from labkit.engine import openai_answer
+from labkit.engine.openai_answer import AnswerReader
+from labkit.engine.openai_api import PATHS, Api, first_model, message, message_in, payload, retry_after_s
 from labkit.engine.tasked import TaskEngine, TaskStream
 from labkit.errors import EngineFailed, InvalidRequest, LabkitError, from_code
 from labkit.events import GenerateRequest
-from labkit.wire.eventstream import Parser
+from labkit.net.http_client import HTTPClient, redirection
+from labkit.net.loopback import is_this_machine
 
 KEY = "OPENAI_API_KEY"
 CONNECT_S = 10.0
-END_S = 2.0  # how long a body may go on after the end of its answer
+CHECK_S = 3.0
 RETRIES = 3
 MAX_WAIT_S = 30.0
-MAX_EVENT = 1024 * 1024
 MAX_BODY = 1024 * 1024
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+NEW_LIMIT = "max_completion_tokens"
 CODES = {
     400: "invalid_request",
     413: "too_large",
@@ -53,22 +46,26 @@ class OpenAIEngine(TaskEngine):
     """Passes each request on to the endpoint, and the chunks of its answer back.
 
     A `Token` is one *chunk* of the endpoint, which may hold several tokens, so `completion_tokens` counts
-    chunks; the log has the endpoint's own count at DEBUG. `sampled` is the time when this process read the
-    chunk. `Started` comes with the response's headers; its `prompt_tokens` is 0, because the endpoint gives
-    that number with its last chunk. The thoughts of a reasoning model are left out.
+    chunks; where the endpoint sends its own count, the log has it at DEBUG. `sampled` is the time when this
+    process read the chunk. `Started` comes with the response's headers; its `prompt_tokens` is 0, because the
+    endpoint gives that number with its last chunk. The thoughts of a reasoning model are left out.
 
     After a 429 or 503 with a `Retry-After` the request is sent again, up to 3 times within 30 s of waiting.
     Every other refusal and error ends the stream in `Failed`. While the reader stalls, the engine reads
     nothing; whether the endpoint's model waits too depends on the endpoint. When the reader leaves, the
     engine closes the connection, so that the model can stop.
 
+    What a request leaves at its default is not sent, so the endpoint's own temperature and seed hold then.
+
     Args:
-        url: the base, such as `http://127.0.0.1:8001/v1`. If the environment variable OPENAI_API_KEY holds a
-            key, it is sent along.
+        url: the base, such as `http://127.0.0.1:8001/v1`, and a query if the endpoint wants one. If the
+            environment variable OPENAI_API_KEY holds a key, it is sent along. A proxy of the environment is
+            used for other machines alone.
         model: the model's name at the endpoint; by default the first of `GET /models`.
         api: `chat` sends the prompt as a user's message, `completions` has the model continue the prompt.
         timeout_s: the longest silence in seconds, before the first byte of an answer and between two bytes.
         interval_ms: the pace, the least time between two tokens of one stream; 0 is as fast as they come.
+        usage: ask for the endpoint's own count (`stream_options`), which some endpoints refuse.
 
     Raises:
         InvalidRequest: the URL is not valid or has a key in it, or an option is out of range.
@@ -81,37 +78,45 @@ class OpenAIEngine(TaskEngine):
         api: Api = "chat",
         timeout_s: float = 60.0,
         interval_ms: float = 0.0,
+        usage: bool = False,
     ) -> None:
         super().__init__("openai", interval_ms)
-        self.url = _base(url)
+        self.url, self._query = _base(url)
         self.model = model
         self.api = api
         self.timeout_s = timeout_s
         if not 0 < timeout_s <= 3600:
             raise InvalidRequest(f"timeout_s: over 0, up to 3600, not {timeout_s!r}")
+        self._extra = {"stream_options": {"include_usage": True}} if usage else {}
+        self._limit = "max_tokens"  # what the endpoint calls it
         self._key = os.environ.get(KEY, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise InvalidRequest(f"{KEY} has characters that no HTTP header can carry")
         self._tls = httpx.create_ssl_context() if self.url.startswith("https:") else False
-        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, HTTPClient] = {}
 
     async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         try:
-            finish_reason = await self._exchange(request, stream)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise EngineFailed(f"cannot connect to {self.url}: is the server running? ({error})") from error
-        except httpx.TimeoutException as error:
-            raise EngineFailed(f"{self.url}: not a byte in {self.timeout_s:g} s (timeout_s)") from error
+            stream.finish(await self._exchange(request, stream))
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise EngineFailed(f"{self.url}: the answer broke off: {reason}") from error
-        match finish_reason:
-            case "stop" | "length":
-                stream.finish(finish_reason)
-            case other:
-                raise EngineFailed(
-                    f"{self.url}: the answer broke off: its finish_reason is {message(other)!r}"
-                )
+            raise self._failed(error) from error
+
+    async def check(self) -> None:
+        """Find out, within `CHECK_S` seconds, whether the endpoint can be asked: it lists its models.
+
+        Raises:
+            LabkitError: what a request would fail with. A list is not needed if the model has a name.
+        """
+        try:
+            async with asyncio.timeout(CHECK_S):
+                await self._first_model(self._client())
+        except TimeoutError:
+            raise EngineFailed(f"{self.url}: no answer in {CHECK_S:g} s") from None
+        except httpx.HTTPError as error:
+            raise self._failed(error) from error
+        except LabkitError:
+            if not self.model:
+                raise
 
     def close(self) -> None:
         super().close()
@@ -122,62 +127,74 @@ class OpenAIEngine(TaskEngine):
             except RuntimeError:  # the loop has ended, and its connections with it
                 closing.close()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> HTTPClient:
         """The running loop's own pool of connections."""
         for closed_loop in [loop for loop in self._clients if loop.is_closed()]:
             self._clients.pop(closed_loop, None)
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = httpx.AsyncClient(
-                base_url=self.url,
+            self._clients[loop] = HTTPClient(
                 headers={"authorization": f"Bearer {self._key}"} if self._key else None,
                 timeout=httpx.Timeout(self.timeout_s, connect=min(CONNECT_S, self.timeout_s), pool=None),
-                # less than the 5 s after which uvicorn closes an idle connection, so that we do not use one
-                # that is about to close
+                # less than the 5 s after which uvicorn closes an idle connection
                 limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
-                trust_env=httpx.URL(self.url).host not in LOOPBACK,  # the environment's proxies
+                trust_env=not is_this_machine(httpx.URL(self.url).host),  # the environment's proxies
                 verify=self._tls,
             )
         return self._clients[loop]
 
-    async def _exchange(self, request: GenerateRequest, stream: TaskStream) -> str:
-        """Send the request and relay the answer; returns its `finish_reason`."""
+    async def _exchange(self, request: GenerateRequest, stream: TaskStream) -> Literal["stop", "length"]:
+        """Send the request and relay the answer; returns how it ended."""
         client = self._client()
         self.model = self.model or await self._first_model(client)
-        body = payload(request, self.model, self.api)
-        post = client.build_request("POST", PATHS[self.api], json=body)
-        async with aclosing(await self._open(client, post)) as response:
+        async with aclosing(await self._post(client, request)) as response:
             kind = response.headers.get("content-type", "nothing")[:80]
-            if not kind.startswith("text/event-stream"):
+            if not kind.lower().startswith("text/event-stream"):
                 text = message_in(await self._read(response))
-                raise EngineFailed(f"{post.url} answered with {kind} and not an event stream: {text}")
+                raise EngineFailed(f"{self.url} answered with {kind} and not an event stream: {text}")
             stream.started(self.model, 0)
             return await self._relay(response, stream)
 
-    async def _first_model(self, client: httpx.AsyncClient) -> str:
+    async def _post(self, client: HTTPClient, request: GenerateRequest) -> httpx.Response:
+        """Send the request; once more where the endpoint wants another name for its limit (see `payload`)."""
+        while True:
+            limit = self._limit
+            body = payload(request, self.model, self.api, limit) | self._extra
+            try:
+                return await self._open(client, "POST", PATHS[self.api], body)
+            except InvalidRequest as refusal:
+                if limit == NEW_LIMIT or NEW_LIMIT not in str(refusal):
+                    raise
+                self._limit = NEW_LIMIT
+
+    async def _first_model(self, client: HTTPClient) -> str:
         try:
-            async with aclosing(await self._open(client, client.build_request("GET", "models"))) as response:
-                return msgspec.json.decode(await self._read(response), type=Models).data[0].id
+            async with aclosing(await self._open(client, "GET", "models")) as response:
+                return first_model(await self._read(response))
         except LabkitError as error:
             raise type(error)(f"{error}; or name the model, with model=NAME") from error
         except (ValueError, IndexError):
             raise EngineFailed(f"{self.url}/models lists no model: name one, with model=NAME") from None
 
-    async def _open(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-        """Send the request and return the response; send it again after a refusal with a `Retry-After`.
+    async def _open(
+        self, client: HTTPClient, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> httpx.Response:
+        """Send a request and return the response; send it again after a refusal with a `Retry-After`.
 
         Raises:
-            LabkitError: the endpoint refused it; the message has the endpoint's own words.
+            LabkitError: the endpoint refused it; the message has the endpoint's own words, and not the query,
+                in which a key may stand.
         """
+        request = client.build_request(method, f"{self.url}/{path}{self._query}", json=body)
         waited, retries = 0.0, 0
         while not (response := await client.send(request, stream=True)).is_success:
             status = response.status_code
             async with aclosing(response):
-                refusal = message_in(await self._read(response))
+                refusal = redirection(response) or message_in(await self._read(response))
             after = retry_after_s(response.headers) if status in (429, 503) else None
             if after is None or waited + after > MAX_WAIT_S or retries == RETRIES:
                 advice = HINTS.get(status, "") if after is None else f" (Retry-After: {after:.0f} s)"
-                text = f"{request.url}: HTTP {status}: {refusal}{advice}"
+                text = f"{self.url}/{path}: HTTP {status}: {refusal}{advice}"
                 raise from_code(CODES.get(status, "engine_failed"), text)
             await asyncio.sleep(after)
             waited, retries = waited + after, retries + 1
@@ -195,54 +212,55 @@ class OpenAIEngine(TaskEngine):
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    async def _relay(self, response: httpx.Response, stream: TaskStream) -> str:
-        """Pass the content on; read up to the end of the body, so that the connection can be used again."""
-        parser, unparsed, over, reason = Parser(), 0, False, ""
-        body = response.aiter_bytes()
+    async def _relay(self, response: httpx.Response, stream: TaskStream) -> Literal["stop", "length"]:
+        """Pass the texts on; read up to the end of the body, so that the connection can be used again."""
+        answer = AnswerReader(self.url, self._without_key)
         try:
-            while True:
-                async with asyncio.timeout(END_S if over else None):
-                    data = await anext(body, b"")
-                if not data:
-                    break
-                read_ns = time.monotonic_ns()
-                events = parser.feed(data)
-                unparsed = 0 if events else unparsed + len(data)
-                if unparsed > MAX_EVENT:
-                    raise EngineFailed(f"{self.url} sent an event of over {MAX_EVENT} bytes")
-                for event in events:
-                    reason = await self._pass_on(event.data, stream, read_ns) or reason
-                    over = over or bool(reason) or event.data == DONE
-        except (httpx.TransportError, TimeoutError):
-            if not over:
-                raise
-        if not reason:
-            raise EngineFailed(f"{self.url}: the answer broke off, without a finish_reason")
-        return reason
+            await self._pass_on(response.aiter_bytes(), answer, stream)
+            if response.headers.keys() & {"content-length", "transfer-encoding"}:
+                answer.body_ended()
+        except httpx.TransportError as error:
+            if not answer.whole:
+                raise self._failed(error, answer.last_words) from error
+        except TimeoutError:
+            pass  # the answer knows whether it is whole
+        if answer.usage is not None:
+            _log.debug("%s counts %s, in %d chunks", self.url, message(answer.usage), stream.produced)
+        return answer.finish()
 
-    async def _pass_on(self, data: str, stream: TaskStream, read_ns: int) -> str:
-        """Pass one event of the answer on; return its `finish_reason`, or "" if it has none."""
-        if data == DONE:
-            return ""
-        try:
-            chunk = CompletionChunk.parse(data)
-        except ValueError as error:
-            raise EngineFailed(f"{self.url} sent what is no chunk: {message(error)}") from error
-        if chunk.error:
-            raise EngineFailed(f"{self.url}: {message_in(self._without_key(data))}")
-        if chunk.usage is not None:
-            _log.debug("%s counts %s, in %d chunks", self.url, chunk.usage, stream.produced)
-        for choice in chunk.choices or ():
-            if choice.content:
+    async def _pass_on(self, body: AsyncIterator[bytes], answer: AnswerReader, stream: TaskStream) -> None:
+        """Pass the texts on until the body ends.
+
+        Raises:
+            TimeoutError: nothing more of the answer came for `timeout_s` after its finish_reason, or the body
+                went on for END_S after its end.
+        """
+        loop, end_s, steps = asyncio.get_running_loop(), None, 0
+        while True:
+            async with asyncio.timeout_at(end_s):
+                data = await anext(body, b"")
+            if not data:
+                return
+            read_ns = time.monotonic_ns()
+            for text in answer.feed(data):
                 await stream.ready()
-                stream.token(choice.content, read_ns)
-            if choice.finish_reason:
-                return choice.finish_reason
-        return ""
+                stream.token(text, read_ns)
+            if answer.steps > steps and (answer.reason or answer.done):
+                end_s = loop.time() + (openai_answer.END_S if answer.done else self.timeout_s)
+            steps = answer.steps
+
+    def _failed(self, error: httpx.HTTPError, last_words: str = "") -> EngineFailed:
+        """The error of a connection in one line."""
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return EngineFailed(f"cannot connect to {self.url}: is the server running? ({error})")
+        if isinstance(error, httpx.TimeoutException):
+            return EngineFailed(f"{self.url}: not a byte in {self.timeout_s:g} s (timeout_s){last_words}")
+        reason = str(error) or type(error).__name__
+        return EngineFailed(f"{self.url}: the answer broke off: {reason}{last_words}")
 
 
-def _base(url: str) -> str:
-    """The URL without a slash at its end.
+def _base(url: str) -> tuple[str, str]:
+    """The URL without its query and without a slash at its end, and the query, with its question mark.
 
     Raises:
         InvalidRequest: it is not an HTTP URL, or has a key in it.
@@ -255,4 +273,5 @@ def _base(url: str) -> str:
         raise InvalidRequest(f"put the key into the environment variable {KEY}, not into the URL")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InvalidRequest(f"{url!r} is no base URL; http://127.0.0.1:8001/v1 would be one")
-    return url.rstrip("/")
+    base, mark, query = url.partition("#")[0].partition("?")
+    return base.rstrip("/"), mark + query

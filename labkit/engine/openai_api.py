@@ -17,41 +17,51 @@ from labkit.events import GenerateRequest
 Api = Literal["chat", "completions"]
 
 PATHS: dict[Api, str] = {"chat": "chat/completions", "completions": "completions"}
-DONE = "[DONE]"
+OPTIONAL = ("temperature", "top_p", "top_k", "seed", "stop", "ignore_eos")
+TEXT_PARTS = ("text", "output_text")
 MAX_MESSAGE = 300
+
+Content = str | list[Any] | dict[str, Any] | None
+"""A text, or parts as Mistral has them: `{"type": "text", "text": "…"}`, and others for thoughts."""
 
 
 class Delta(msgspec.Struct):
     """The text that a chat chunk adds. The first chunk has a role and no content."""
 
-    content: str | None = None
+    content: Content = None
 
 
 class Choice(msgspec.Struct):
     """The only answer in a chunk. A chat has `delta`, a plain completion `text`."""
 
     delta: Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
+    text: Content = None
+    finish_reason: Any = None
+    error: Any = None
 
     @property
     def content(self) -> str:
-        return (self.delta.content if self.delta else self.text) or ""
+        content = (self.delta.content if self.delta else None) or self.text
+        return content if isinstance(content, str) else _joined(content)
 
-
-class Usage(msgspec.Struct):
-    """The endpoint's own count of tokens."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    @property
+    def reason(self) -> str:
+        """Why the answer ended; "" while it goes on. Some wrap it: `{"type": "stop"}`."""
+        reason = self.finish_reason
+        return str((reason.get("type") if isinstance(reason, dict) else reason) or "")
 
 
 class CompletionChunk(msgspec.Struct):
-    """One event of an answer. With `usage`, `choices` is empty or null; `error` comes alone."""
+    """One event of an answer. With `usage`, `choices` is empty or null.
+
+    An error comes as `error`, in the chunk or its choice, or is the chunk: `message`, `detail`.
+    """
 
     choices: list[Choice] | None = None
-    usage: Usage | None = None
+    usage: Any = None
     error: Any = None
+    message: Any = None
+    detail: Any = None
 
     @classmethod
     def parse(cls, data: str) -> "CompletionChunk":
@@ -61,6 +71,24 @@ class CompletionChunk(msgspec.Struct):
             ValueError: not JSON, or not a chunk.
         """
         return msgspec.json.decode(data, type=cls)
+
+    @property
+    def tells_error(self) -> bool:
+        if self.choices is None and isinstance(self.message or self.detail, str):
+            return True
+        return bool(self.error) or any(choice.error for choice in self.choices or ())
+
+
+def _joined(content: Content) -> str:
+    """The text in a list of parts, or in one part."""
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [part if isinstance(part, str) else _part_text(part) for part in parts]
+    return "".join(texts)
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS else None
+    return text if isinstance(text, str) else ""
 
 
 class Model(msgspec.Struct):
@@ -73,32 +101,33 @@ class Models(msgspec.Struct):
     data: list[Model]
 
 
-def payload(request: GenerateRequest, model: str, api: Api) -> dict[str, Any]:
-    """The request as OpenAI's API has it.
+def first_model(text: str) -> str:
+    """The id of the first model in the answer to `GET /models`, which some endpoints give as a bare list.
 
-    Every server knows `max_tokens`. Some do not know `max_completion_tokens` and would ignore the limit;
-    OpenAI's reasoning models know only that one. `top_k` and `ignore_eos` are extensions of vLLM and SGLang,
-    which OpenAI refuses, so they are sent only if the request sets them.
+    Raises:
+        ValueError, IndexError: there is none.
     """
-    body: dict[str, Any] = {
-        "model": model,
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "seed": request.seed,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    models = msgspec.json.decode(text, type=Models | list[Model])
+    return (models.data if isinstance(models, Models) else models)[0].id
+
+
+def payload(request: GenerateRequest, model: str, api: Api, limit: str = "max_tokens") -> dict[str, Any]:
+    """The request as OpenAI's API has it, with as few fields as say what it asks.
+
+    The `limit` is called `max_tokens`; some servers know no other word and would ignore it. OpenAI's
+    reasoning models refuse that one, and their refusal names `max_completion_tokens`.
+
+    What the request leaves at its default or off is left out: there are endpoints that refuse `temperature`
+    beside `top_p`, or any but their own temperature, or `seed`. `top_k` and `ignore_eos` are extensions of
+    vLLM and SGLang.
+    """
+    asked = request.model_dump(exclude_defaults=True)
+    body: dict[str, Any] = {name: asked[name] for name in OPTIONAL if name in asked}
+    body |= {"model": model, "stream": True, limit: request.max_tokens}
     if api == "chat":
         body["messages"] = [{"role": "user", "content": request.prompt}]
     else:
         body["prompt"] = request.prompt
-    if request.stop:
-        body["stop"] = request.stop
-    if request.top_k:
-        body["top_k"] = request.top_k
-    if request.ignore_eos:
-        body["ignore_eos"] = True
     return body
 
 

@@ -50,7 +50,9 @@ def test_a_target_ends_at_the_first_comma() -> None:
 
 
 def test_a_url_is_a_target() -> None:
-    engine = create_engine("openai:http://localhost:8001/v1/,model=llama3.2:1b,api=completions,timeout_s=5")
+    engine = create_engine(
+        "openai:http://localhost:8001/v1/,model=llama3.2:1b,api=completions,timeout_s=5,usage=1"
+    )
     assert isinstance(engine, OpenAIEngine)
     assert engine.url == "http://localhost:8001/v1"
     assert (engine.model, engine.api, engine.timeout_s) == ("llama3.2:1b", "completions", 5.0)
