@@ -1,6 +1,7 @@
 """`labkit serve`: an engine behind one interface until Ctrl-C."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Annotated
@@ -9,7 +10,11 @@ import typer
 
 import labkit
 from labkit import interfaces
+from labkit.background import LoopThread
 from labkit.cli import options
+from labkit.engine.base import Checkable, Engine
+from labkit.errors import LabkitError
+from labkit.launch.threaded import ThreadServer
 from labkit.service.admission import MAX_STREAMS
 
 PROMPT = "Once upon a time"
@@ -30,9 +35,24 @@ def command(
         stop = _asked_to_stop()  # before the address is printed: who reads it may stop the server at once
         print(f"{name} at {server.url}, engine {engine}, flush {flush}")
         print(f"\n  {interfaces.client(name).example(server.url, PROMPT)}\n", flush=True)
+        assert isinstance(server, ThreadServer)
+        _check(server.service.engine)
         # On Windows a wait without a time-out does not notice an interrupt.
         while not stop.wait(1.0):
             pass
+
+
+def _check(engine: Engine) -> None:
+    """Say in one line on stderr what every request would fail with now; it may be there later."""
+    if not isinstance(engine, Checkable):
+        return
+    thread = LoopThread("labkit-check")
+    try:
+        thread.run(engine.check())
+    except LabkitError as error:
+        print(f"labkit: {error}. Until that is mended, every request fails.", file=sys.stderr, flush=True)
+    finally:
+        thread.close()
 
 
 def _asked_to_stop() -> threading.Event:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support import PATIENCE_S, ask, command, connect
+from support import PATIENCE_S, ask, command, connect, free_port, thread_server
 
 from labkit import interfaces
 from labkit.cli import doctor, lab
@@ -105,6 +105,25 @@ async def _reader_of(
         except LabkitError as error:
             return error.code
     return getattr(end, "code", "") or getattr(end, "reason", "")
+
+
+def test_serve_says_at_once_that_the_endpoint_behind_it_is_dead_and_serves_on() -> None:
+    dead = f"http://127.0.0.1:{free_port()}/v1"
+    with running("serve", "sse", "--port", "0", "--engine", f"openai:{dead},model=any") as process:
+        url = url_in(first_line(process))
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        assert line.startswith(f"labkit: cannot connect to {dead}: is the server running?")
+        assert_one_line(command("stream", "sse", "hi", "--url", url), f"cannot connect to {dead}")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_stream_names_the_url_that_does_not_answer(interface: str) -> None:
+    with thread_server(interface, "scripted") as server:
+        url = server.url
+    assert_one_line(command("stream", interface, "hi", "--url", url), interface, f"cannot connect to {url}")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
