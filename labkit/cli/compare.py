@@ -20,7 +20,7 @@ def command(
     isolation: Annotated[
         Literal["process", "thread"], typer.Option(help="Where the servers run.")
     ] = "process",
-    seed: Annotated[int, typer.Option(help="The same through every interface.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same through every interface.")] = 1,
     flush: options.Flush = "token",
 ) -> None:
     """Send one prompt through every interface and compare; status 1 if the texts differ."""

@@ -235,17 +235,17 @@ class OpenAIEngine(TaskEngine):
             TimeoutError: nothing more of the answer came for `timeout_s` after its finish_reason, or the body
                 went on for END_S after its end.
         """
-        loop, end_s, steps = asyncio.get_running_loop(), None, 0
+        loop, steps = asyncio.get_running_loop(), 0
+        end_s: float | None = None
         while True:
-            async with asyncio.timeout_at(end_s):
-                data = await anext(body, b"")
+            data = await _next(body, end_s)
             if not data:
                 return
             read_ns = time.monotonic_ns()
             for text in answer.feed(data):
                 await stream.ready()
                 stream.token(text, read_ns)
-            if answer.steps > steps and (answer.reason or answer.done):
+            if (answer.reason or answer.done) and answer.steps > steps:
                 end_s = loop.time() + (openai_answer.END_S if answer.done else self.timeout_s)
             steps = answer.steps
 
@@ -257,6 +257,18 @@ class OpenAIEngine(TaskEngine):
             return EngineFailed(f"{self.url}: not a byte in {self.timeout_s:g} s (timeout_s){last_words}")
         reason = str(error) or type(error).__name__
         return EngineFailed(f"{self.url}: the answer broke off: {reason}{last_words}")
+
+
+async def _next(body: AsyncIterator[bytes], end_s: float | None) -> bytes:
+    """The body's next bytes, nothing at its end; by `end_s` on the loop's clock if that is set.
+
+    Raises:
+        TimeoutError: they did not come by then.
+    """
+    if end_s is None:  # nearly every read, which is spared the timer
+        return await anext(body, b"")
+    async with asyncio.timeout_at(end_s):
+        return await anext(body, b"")
 
 
 def _base(url: str) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class AnswerReader:
         self._parser = Parser()
         self._text_last = False
         self._unparsed = 0
-        self._tail = b""
+        self._tail = bytearray()
 
     @property
     def whole(self) -> bool:
@@ -61,7 +61,9 @@ class AnswerReader:
         Raises:
             EngineFailed: the endpoint tells an error, or sends a chunk that cannot be read.
         """
-        self._tail = (self._tail + data)[-TAIL:]
+        self._tail += data
+        if len(self._tail) > 4 * TAIL:
+            del self._tail[:-TAIL]
         events = self._parser.feed(data)
         self._unparsed = 0 if events else self._unparsed + len(data)
         if self._unparsed > MAX_EVENT:
@@ -91,7 +93,7 @@ class AnswerReader:
     def last_words(self) -> str:
         """What came last and was no chunk, such as an error outside of any event; "" if there is nothing."""
         lines = self._tail.decode("utf-8", "replace").splitlines()
-        if len(self._tail) == TAIL:  # it may begin in the middle of a line
+        if len(self._tail) >= TAIL:  # it may begin in the middle of a line
             lines = lines[1:]
         strange = "\n".join(filter(None, map(_strange, lines)))
         return f": {message_in(self._clean(strange))}" if strange else ""
@@ -99,7 +101,7 @@ class AnswerReader:
     def _failed(self, words: str) -> EngineFailed:
         return EngineFailed(f"{self._name}: {words}")
 
-    def _event(self, event: ServerSentEvent) -> Iterator[str]:
+    def _event(self, event: ServerSentEvent) -> list[str]:
         data = event.data.strip()
         if data == DONE:
             self.steps += 1
@@ -108,23 +110,27 @@ class AnswerReader:
             raise self._failed(message_in(self._clean(data)))
         elif data.startswith("{"):  # else a ping, or nothing
             self.steps += 1
-            yield from self._chunk(data)
+            return self._chunk(data)
+        return []
 
-    def _chunk(self, data: str) -> Iterator[str]:
+    def _chunk(self, data: str) -> list[str]:
         try:
             chunk = CompletionChunk.parse(data)
         except ValueError as error:
             raise self._failed(f"it sent what is no chunk: {message(error)}") from error
-        if chunk.tells_error:
+        if chunk.error or (chunk.choices is None and chunk.is_error):
             raise self._failed(message_in(self._clean(data)))
         self.usage = chunk.usage or self.usage
+        texts = []
         for choice in chunk.choices or ():
-            content = choice.content
-            if content:
+            if choice.error:
+                raise self._failed(message_in(self._clean(data)))
+            if content := choice.content:
+                texts.append(content)
                 self._text_last = True
-                yield content
-            if reason := choice.reason:
+            if choice.finish_reason and (reason := choice.reason):
                 self.reason, self._text_last = reason, bool(content)
+        return texts
 
 
 def _strange(line: str) -> str:

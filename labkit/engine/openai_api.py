@@ -41,7 +41,7 @@ class Choice(msgspec.Struct):
 
     @property
     def content(self) -> str:
-        content = (self.delta.content if self.delta else None) or self.text
+        content = (self.delta and self.delta.content) or self.text
         return content if isinstance(content, str) else _joined(content)
 
     @property
@@ -73,10 +73,9 @@ class CompletionChunk(msgspec.Struct):
         return msgspec.json.decode(data, type=cls)
 
     @property
-    def tells_error(self) -> bool:
-        if self.choices is None and isinstance(self.message or self.detail, str):
-            return True
-        return bool(self.error) or any(choice.error for choice in self.choices or ())
+    def is_error(self) -> bool:
+        """Whether a chunk without choices is the error itself."""
+        return isinstance(self.message or self.detail, str)
 
 
 def _joined(content: Content) -> str:

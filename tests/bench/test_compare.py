@@ -1,5 +1,6 @@
 """Comparing the interfaces: the same text, an order that turns, medians of raw figures, a verdict."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -7,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from standin import HELLO, streams, upstream
 from support import command, shown
 from typer.testing import CliRunner
 
@@ -159,3 +161,12 @@ def test_a_notebook_compares_without_a_terminal() -> None:
 def test_what_cannot_be_compared_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         compare.compare(**{"engine": "scripted:tokens=2", "isolation": "thread", **options})
+
+
+async def test_an_endpoint_gets_the_seed_without_which_its_texts_would_differ() -> None:
+    async with upstream(streams(*HELLO)) as far:
+        engine = f"openai:{far.url},model=any"
+        arguments = ["compare", "--engine", engine, "--repeat", "1", "--isolation", "thread"]
+        result = await asyncio.to_thread(command, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert {call.body["seed"] for call in far.posts} == {1}
