@@ -57,3 +57,9 @@ _BY_CODE = {kind.code: kind for kind in _KINDS}
 def from_code(code: str, message: str) -> LabkitError:
     """The error that a server named by `code`; an unknown code becomes a plain `Refused`."""
     return _BY_CODE.get(code, Refused)(message)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong, as an event or a log has it: the kind of the error and the first line that it says."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-from labkit.engine.core import Core, Work
+from labkit.engine.core import Core
 from labkit.engine.scheduler import BLOCK, Limits, Plan, Situation
 from labkit.engine.sequence import Sequence
 from labkit.engine.trace import Iteration, Record
+from labkit.engine.work import Work
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Slots:
             self.computed[sequence].append(tokens)
             chosen.append(next_token(sequence.tokens) if tokens == sequence.pending else None)
         return chosen
+
+    def check(self, slot: int) -> None: ...
 
     def swap_out(self, sequence: Sequence) -> None:
         assert sequence.slot is not None and sequence not in self.store

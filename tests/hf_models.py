@@ -1,4 +1,4 @@
-"""Small Hugging Face models with random weights, and tokenizers of three kinds for them."""
+"""Small Hugging Face models with random weights, and tokenizers of each kind for them."""
 
 import re
 from pathlib import Path
@@ -74,6 +74,68 @@ def metaspace() -> tokenizers.Tokenizer:
     inner.decoder = decoders.Metaspace()
     inner.add_special_tokens(SPECIAL)
     return inner
+
+
+def word_endings() -> tokenizers.Tokenizer:
+    """As those of the first GPT: the last piece of a word ends in `</w>`."""
+    words = [word for text in TEXTS for word in re.findall(r"\w+|[^\w\s]", text)]
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "he", "llo</w>", "wor", "ld</w>", "</w>"]
+    vocab = {piece: n for n, piece in enumerate([*SPECIAL, *pieces])}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>", end_of_word_suffix="</w>"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.BPEDecoder()
+    inner.add_special_tokens(SPECIAL)
+    return inner
+
+
+def word_pieces() -> tokenizers.Tokenizer:
+    """As BERT's: a piece that does not begin a word begins with `##`, and no space stands before a comma."""
+    words = [word for text in TEXTS for word in re.findall(r"\w+|[^\w\s]", text)]
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*letters, *(f"##{letter}" for letter in letters), "fox", "##ing", "n't", "do", "'", "."]
+    vocab = {piece: n for n, piece in enumerate(dict.fromkeys([*SPECIAL, *pieces]))}
+    inner = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.add_special_tokens(SPECIAL)
+    return inner
+
+
+def words() -> tokenizers.Tokenizer:
+    """Whole words; without a decoder, spaces stand between all tokens."""
+    vocab = {word: n for n, word in enumerate([*SPECIAL, *dict.fromkeys(" ".join(TEXTS).split())])}
+    inner = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(SPECIAL)
+    return inner
+
+
+def repeated() -> tokenizers.Tokenizer:
+    """As those of speech: a token that is repeated counts once, and `|` stands between words."""
+    inner = words()
+    inner.add_tokens(["<pad>", "|"])
+    inner.decoder = decoders.CTC()
+    return inner
+
+
+def nothing_stripped() -> tokenizers.Tokenizer:
+    """As Gemma's: `▁` for spaces, bytes for letters that it does not know, and nothing is left out."""
+    inner = byte_fallback()
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return inner
+
+
+TOKENIZERS = [
+    byte_level,
+    byte_fallback,
+    nothing_stripped,
+    metaspace,
+    word_endings,
+    word_pieces,
+    words,
+    repeated,
+]
 
 
 def fast(inner: tokenizers.Tokenizer) -> Any:

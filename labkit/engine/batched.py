@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from labkit.engine.core import Core, Runner
-from labkit.engine.detokenize import Detokenizer
+from labkit.engine.core import Core
+from labkit.engine.detokenize import Detokenizer, TokenBytes
 from labkit.engine.options import Options, Scheduling
 from labkit.engine.pacer import Pacer
 from labkit.engine.policies import create_policy
@@ -26,13 +26,14 @@ from labkit.engine.runner import SampledSequence
 from labkit.engine.sampling import Sampler
 from labkit.engine.text_stream import TokenStream
 from labkit.engine.trace import Watcher
-from labkit.errors import EngineFailed, InvalidRequest
+from labkit.engine.work import Runner
+from labkit.errors import EngineFailed, InvalidRequest, in_one_line
 from labkit.events import GenerateRequest
 
 _log = logging.getLogger(__name__)
 
 
-class Vocabulary(Protocol):
+class Vocabulary(TokenBytes, Protocol):
     """What an engine needs of a model's tokenizer."""
 
     eos_ids: frozenset[int]
@@ -40,9 +41,6 @@ class Vocabulary(Protocol):
 
     def prompt(self, text: str) -> list[int]:
         """Return the ids of a prompt, at least one; the model continues them."""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token."""
 
 
 class StreamedSequence(SampledSequence):
@@ -55,7 +53,7 @@ class StreamedSequence(SampledSequence):
         self.request = request
         self.engine = engine
         self.sampler = Sampler(request.temperature, request.top_k, request.top_p, request.seed)
-        self.text = Detokenizer(engine.vocabulary, request.stop)
+        self.text = Detokenizer(engine.vocabulary, request.stop, tokens)
         self.stream = TokenStream(self.name, stamped=request.stamps, on_room=engine.look)
         self._pacer = Pacer()
 
@@ -75,8 +73,8 @@ class StreamedSequence(SampledSequence):
         super().push(token, now_s)
         try:
             self._emit(token, int(now_s * 1e9))
-        except Exception as error:
-            self.stream.fail("engine_failed", f"{type(error).__name__}: {error}")
+        except BaseException as error:  # a panic in the Rust of a tokenizer is no Exception
+            self.stream.fail("engine_failed", in_one_line(error))
             self.finished = False  # the engine drops it, since its stream has ended
         # a token comes before it is due if the pace became slower while it was computed
         self._pacer.emitted(now_s if self.generated == 1 else min(self.due_s, now_s))
@@ -180,9 +178,10 @@ class BatchedEngine:
             try:
                 if rest_s := self._iterate():
                     return rest_s
-            except Exception as error:
-                _log.exception("engine %s", self.name)
-                self.failed = f"the engine stopped: {type(error).__name__}: {error}"
+            except BaseException as error:  # whatever it is, nobody may wait for a thread that has ended
+                self.failed = f"the engine stopped: {in_one_line(error)}"
+                _log.error("engine %s: %s", self.name, self.failed)
+                _log.debug("engine %s", self.name, exc_info=True)
         self._end(self.failed)
         return None
 

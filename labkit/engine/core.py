@@ -6,59 +6,13 @@ day; the simulator gives it a runner that moves a clock by what computing would 
 
 from bisect import insort
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Many
 from operator import attrgetter
-from typing import NamedTuple, Protocol
 
 from labkit.engine import trace
 from labkit.engine.prefix import PrefixIndex
 from labkit.engine.scheduler import BLOCK, Estimates, Limits, Plan, Policy, Situation, blocks, check
 from labkit.engine.sequence import Sequence
-
-Work = tuple[Sequence, int]
-"""A sequence and how many of its pending tokens to compute."""
-
-
-class Counts(NamedTuple):
-    """What an iteration computes. `labkit.engine.trace.Iteration` explains the fields."""
-
-    prefill: int
-    decodes: int
-    attended: int
-
-
-def counts(work: Many[Work]) -> Counts:
-    """Count what `work` computes; call it before the work is done."""
-    prefill = decodes = attended = 0
-    for sequence, tokens in work:
-        attended += tokens * sequence.computed + tokens * (tokens + 1) // 2
-        if sequence.decoding:
-            decodes += 1
-        else:
-            prefill += tokens
-    return Counts(prefill, decodes, attended)
-
-
-class Runner(Protocol):
-    """Computes: it has the model, and the memory for keys and values."""
-
-    def run(self, work: Many[Work]) -> list[int | None]:
-        """Compute, and return a new token for each sequence; None where it has pending tokens left."""
-
-    def swap_out(self, sequence: Sequence) -> None:
-        """Copy a sequence's keys and values to the store outside."""
-
-    def swap_in(self, sequence: Sequence) -> None:
-        """Copy them back into its slot, and drop the copy in the store."""
-
-    def forget(self, sequence: Sequence) -> None:
-        """Drop the copy in the store, if there is one; the sequence does not come back."""
-
-    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
-        """Copy blocks of a sequence into the prefix cache, each given as (number, place in the cache)."""
-
-    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
-        """Copy the blocks at these places of the prefix cache to the beginning of the sequence's slot."""
+from labkit.engine.work import Runner, Work, counts, run
 
 
 class Core:
@@ -151,9 +105,12 @@ class Core:
         return plan
 
     def _compute(self, work: list[Work], began_s: float) -> None:
-        computed = counts(work)
-        chosen = self.runner.run(work)
-        ended_s = self.clock()
+        work, chosen, faults = run(self.runner, work)
+        for sequence, reason in faults.items():
+            self.drop(sequence, message=reason)
+        if not work:
+            return
+        ended_s, computed = self.clock(), counts(work)
         for (sequence, tokens), token in zip(work, chosen, strict=True):
             sequence.computed += tokens
             if token is not None:

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from labkit.engine.batched import BatchedEngine
+from labkit.engine.hf_context import longest
 from labkit.engine.hf_runner import HFRunner
 from labkit.engine.hf_vocabulary import HFVocabulary
 from labkit.engine.options import Scheduling, valid
@@ -36,7 +37,8 @@ class HFEngine(BatchedEngine):
     Args:
         path: a folder that `save_pretrained` has written, or the name of a model on the hub (`owner/name`).
         seqs: the most sequences that hold keys and values at once; more of them do not make it faster.
-        context: the most tokens of a prompt and its answer. Where the model's own limit is lower, that holds.
+        context: the most tokens of a prompt and its answer. Where the model's own limit is lower, that holds
+            (`labkit.engine.hf_context`).
         device: `cpu`, or `cuda` where torch has it.
         dtype: of the weights in memory, whatever the files hold; `bfloat16` takes half the memory.
         scheduling: the other fields of `labkit.engine.options.Scheduling`, such as `policy` or `kv_tokens`.
@@ -63,14 +65,13 @@ class HFEngine(BatchedEngine):
         folder = Path(path).expanduser()
         source = str(folder.resolve()) if folder.is_dir() else path
         tokenizer = load_tokenizer(source)
-        model = load_model(source, device, dtype)
+        model, context = load_model(source, dtype, context)
         size = model.get_input_embeddings().num_embeddings
-        own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         super().__init__(
             f"hf:{Path(source).name}",
-            HFRunner(model, options.prefix_cache),
+            HFRunner(model.to(device), options.prefix_cache),
             HFVocabulary(tokenizer, size, end_tokens(model, tokenizer)),
-            min(context, own_limit or context),
+            context,
             options,
         )
 
@@ -88,8 +89,8 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
-def load_model(source: str, device: str, dtype: str) -> Any:
-    """Return a model for inference.
+def load_model(source: str, dtype: str, context: int) -> tuple[Any, int]:
+    """Return a model for inference, on the CPU, and how many tokens it can hold, at most `context`.
 
     Raises:
         StartError: there is no causal language model with weights in safetensors files, or it keeps more
@@ -103,10 +104,11 @@ def load_model(source: str, device: str, dtype: str) -> Any:
     encoder = type(model.config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     if encoder and not getattr(model.config, "is_decoder", True):
         raise StartError(f"{source}: {NOT_CAUSAL}: {type(model).__name__} looks ahead")
-    model = model.to(device).eval().requires_grad_(False)
-    if not _keeps_keys_and_values(model):
+    model = model.eval().requires_grad_(False)
+    layers = _layers_of_keys_and_values(model)
+    if not layers:
         raise StartError(f"{source}: {type(model).__name__}: {NO_CACHE}")
-    return model
+    return model, longest(model, context, layers)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -125,12 +127,12 @@ def _from_pretrained(kind: Any, source: str, problem: str, **options: Any) -> An
 
 
 @torch.inference_mode()
-def _keeps_keys_and_values(model: Any) -> bool:
-    """Whether keys and values are all that the model keeps of the text that it has read."""
+def _layers_of_keys_and_values(model: Any) -> int:
+    """How many layers keep them; 0 if they are not all that the model keeps of the text that it has read."""
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     parameters = inspect.signature(model.forward).parameters
     if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer} or "past_key_values" not in parameters:
-        return False
+        return 0
     cache = DynamicCache()
-    model(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
-    return cache.get_seq_length() == 1
+    model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+    return len(cache.layers) if cache.get_seq_length() == 1 else 0

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from labkit.engine.core import Work
-from labkit.engine.runner import SampledSequence
+from labkit.engine.runner import SampledSequence, probe
 from labkit.engine.sampling import sample
 from labkit.engine.scheduler import BLOCK
 from labkit.engine.sequence import Sequence
+from labkit.engine.work import Work
 
 Layers = list[tuple[Tensor, Tensor]]
 """The keys and values of each layer, both [1, heads, positions, dim]."""
@@ -47,6 +47,13 @@ class HFRunner:
         # an evicted sequence loses its cache; the cache of one that has ended goes with it (weak keys)
         for sequence in [sequence for sequence in self._caches if sequence.slot is None]:
             del self._caches[sequence]
+        try:
+            return self._run(work)
+        except Exception:
+            self._undo(work)
+            raise
+
+    def _run(self, work: Many[Work]) -> list[int | None]:
         rows = [self._compute(sequence, tokens) for sequence, tokens in work]
         due = [n for n, (sequence, tokens) in enumerate(work) if tokens == sequence.pending]
         chosen: list[int | None] = [None] * len(work)
@@ -67,6 +74,17 @@ class HFRunner:
         logits: Tensor = self._model(ids, past_key_values=cache, use_cache=True, **self._options).logits
         return logits[0, -1]
 
+    def _undo(self, work: Many[Work]) -> None:
+        """Cut off what a pass that raised has added to caches; it may have come to some of the layers."""
+        for sequence, _ in work:
+            cache = self._caches.get(sequence)
+            for layer in [] if cache is None else cast(Any, cache.layers):
+                if (more := layer.get_seq_length() - sequence.computed) > 0:
+                    layer.crop(-more)
+
+    def check(self, slot: int) -> None:
+        self.run([(probe(slot), 1)])
+
     def swap_out(self, sequence: Sequence) -> None:
         self._store[sequence] = _copy(self._caches.pop(sequence), 0, sequence.computed, "cpu")
 
@@ -77,6 +95,7 @@ class HFRunner:
 
     def forget(self, sequence: Sequence) -> None:
         self._store.pop(sequence, None)
+        self._caches.pop(sequence, None)
 
     def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
         cache = self._caches[sequence]

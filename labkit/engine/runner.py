@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from labkit.engine.core import Work
 from labkit.engine.sampling import Sampler, sample
 from labkit.engine.scheduler import BLOCK
 from labkit.engine.sequence import Sequence
+from labkit.engine.work import Work
 from labkit.models.packed import PackedModel
 from labkit.models.ragged import KVPool, Part, step
 from labkit.models.text import TextModel
@@ -19,6 +19,13 @@ class SampledSequence(Sequence):
     """A sequence that a model continues."""
 
     sampler: Sampler
+
+
+def probe(slot: int) -> SampledSequence:
+    """A sequence that nobody asked for, of the one token 0; it shows whether a runner works."""
+    sequence = SampledSequence("", [0], 1, 0.0)
+    sequence.sampler, sequence.slot = Sampler(0), slot
+    return sequence
 
 
 class ModelRunner:
@@ -49,6 +56,9 @@ class ModelRunner:
             chosen[order[n]] = token
         return chosen
 
+    def check(self, slot: int) -> None:
+        self.run([(probe(slot), 1)])
+
     def swap_out(self, sequence: Sequence) -> None:
         self._store[sequence] = self.pool.read(_slot(sequence), 0, sequence.computed)
 
@@ -57,6 +67,9 @@ class ModelRunner:
 
     def forget(self, sequence: Sequence) -> None:
         self._store.pop(sequence, None)
+        if sequence.slot is not None:
+            # attention multiplies what the next text does not see by 0, and 0 times NaN is NaN
+            self.pool.clear(sequence.slot, len(sequence.tokens))
 
     def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
         for number, place in copies:

@@ -1,12 +1,16 @@
 """Chooses the next token of each sequence from a model's logits; the same seed chooses the same tokens."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-GREEDY_BELOW = 1e-5  # below it, dividing by the temperature may overflow, and the likeliest token wins anyway
+GREEDY_BELOW = 1e-5
+"""Below it, dividing by the temperature may overflow, and the likeliest token wins anyway."""
+FLAT_ABOVE = 1e30
+"""Above it, the temperature may be infinite in float32, and all tokens are equally likely anyway."""
 
 
 class Sampler:
@@ -23,9 +27,9 @@ class Sampler:
     """
 
     def __init__(self, temperature: float = 0.8, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
             raise ValueError(f"out of range: {temperature=}, {top_k=} or {top_p=} (above 0, at most 1)")
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.temperature, self.top_k, self.top_p = min(temperature, FLAT_ABOVE), top_k, top_p
         self._random = random.Random(seed)
 
     @property
@@ -39,9 +43,18 @@ class Sampler:
 
 @torch.inference_mode()
 def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Return a token id for each row of logits [N, V]. No row has an effect on another."""
+    """Return a token id for each row of logits [N, V]. No row has an effect on another.
+
+    A logit may be minus infinity: its token is never chosen.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinity, or a row has no other than minus infinity. No sampler
+            has drawn then.
+    """
     if all(sampler.greedy for sampler in samplers):
-        ids: list[int] = logits.max(dim=-1).indices.tolist()  # three times faster than argmax
+        best = logits.max(dim=-1)  # three times faster than argmax
+        _check(best.values.tolist())
+        ids: list[int] = best.indices.tolist()
         return ids
     scale = [1.0 if sampler.greedy else sampler.temperature for sampler in samplers]
     scaled = logits.float() / torch.tensor(scale, device=logits.device)[:, None]
@@ -51,11 +64,22 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
         elif sampler.top_k or sampler.top_p < 1:
             scaled[row] = _limited(scaled[row], sampler)
     sums = scaled.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    draws = torch.tensor([sampler.draw() for sampler in samplers], device=logits.device, dtype=torch.float64)
+    totals: list[float] = sums[:, -1].tolist()
+    _check(totals)
+    draws = [[sampler.draw() * total] for sampler, total in zip(samplers, totals, strict=True)]
     # The first id whose sum is above the draw. An id of probability 0 has the sum of the id before it, so it
     # is never the first.
-    chosen: list[int] = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)[:, 0].tolist()
+    places = torch.tensor(draws, device=logits.device, dtype=torch.float64)
+    chosen: list[int] = torch.searchsorted(sums, places, right=True)[:, 0].tolist()
     return chosen
+
+
+def _check(numbers: Iterable[float]) -> None:
+    """Refuse NaN and infinity, which the greatest logit or the sum of a row's chances is if a logit is."""
+    if not all(map(math.isfinite, numbers)):
+        raise FloatingPointError(
+            "the model has computed a number that is not finite, so no token is the next"
+        )
 
 
 def _limited(logits: Tensor, sampler: Sampler) -> Tensor:
@@ -63,7 +87,9 @@ def _limited(logits: Tensor, sampler: Sampler) -> Tensor:
     # in descending order, each limit cuts off the tail
     best, ids = logits.topk(min(sampler.top_k or len(logits), len(logits)))
     chances = best.softmax(dim=-1)
-    return _only(logits, ids[chances.cumsum(dim=-1) - chances < sampler.top_p])
+    kept = chances.cumsum(dim=-1) - chances < sampler.top_p
+    kept[0] = True  # also where top_p is 0 in float32
+    return _only(logits, ids[kept])
 
 
 def _only(logits: Tensor, ids: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from labkit.errors import in_one_line
+
 State = Literal["waiting", "prefill", "decode", "paused", "evicted", "swapped", "finished", "dropped"]
 """Where a request is. `paused` keeps its KV and computes nothing; `evicted` has lost its KV and has to
 compute it again; `swapped` has its KV in a store outside; `dropped` was cancelled or failed."""
@@ -136,6 +138,7 @@ class Watchers:
             return
         try:
             watcher(record)
-        except Exception:
-            _log.exception("a watcher of the scheduler failed and gets no more records")
+        except Exception as error:
+            _log.error("a watcher of the scheduler failed and gets no more records: %s", in_one_line(error))
+            _log.debug("its error", exc_info=True)
             self.leave(watcher)

@@ -56,6 +56,10 @@ class KVPool:
         """Put back what `read` gave."""
         self.kv[:, slot, :, :, start : start + values.shape[3]] = values
 
+    def clear(self, slot: int, end: int) -> None:
+        """Make the first `end` positions of a slot what they were before anything was written."""
+        self.kv[:, slot, :, :, :end] = 0
+
 
 @torch.inference_mode()
 def step(model: Model, pool: KVPool, parts: Sequence[Part], rows: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ Byte-level BPE starts from the 256 bytes (Radford et al., 2019, "Language Models
 Learners"), so a token may hold only a part of a character: see ``labkit.engine.detokenize``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -24,6 +24,7 @@ class Tokenizer:
         ids = inner.get_vocab()
         self.eos_id: int = ids[END]
         self.eos_ids = frozenset({self.eos_id})
+        self.silent: Mapping[int, str] = {self.eos_id: END}
         byte_of = _byte_of_letter()
         tokens = sorted(ids, key=lambda token: ids[token])
         self._bytes = [b"" if t == END else bytes(byte_of[letter] for letter in t) for t in tokens]
@@ -75,8 +76,8 @@ class Tokenizer:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._bytes[token_id] for token_id in ids).decode("utf-8", "replace")
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token; none for the end token."""
+    def token_bytes(self, token_id: int, after: int | None = None) -> bytes:
+        """Return the bytes of one token, the same `after` any other; none for the end token."""
         return self._bytes[token_id]
 
 

@@ -54,7 +54,7 @@ def _words(vocabulary: Vocabulary) -> list[str]:
     """Texts that are one token each, after any other text."""
     words: list[str] = []
     for token in TOKEN_IDS:
-        word = vocabulary.token_bytes(token)
+        word = vocabulary.token_bytes(token, token)
         if word[:1] == b" " and word[1:].isalpha():
             words.append(word.decode("ascii"))
     return words

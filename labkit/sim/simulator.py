@@ -9,11 +9,12 @@ from collections.abc import Sequence as Many
 from copy import deepcopy
 from math import inf
 
-from labkit.engine.core import Core, Work, counts
+from labkit.engine.core import Core
 from labkit.engine.policies import create_policy
 from labkit.engine.scheduler import Limits, Policy, blocks
 from labkit.engine.sequence import Sequence
 from labkit.engine.trace import Record
+from labkit.engine.work import Work, counts
 from labkit.sim.cost import Cost, Load
 from labkit.sim.workload import Job
 
@@ -36,6 +37,9 @@ class SimulatedRunner:
         # each sequence has a token of its own, so that no answer matches another in the prefix cache; they
         # begin at -2, because -1 and -2 have the same hash
         return [-2 - sequence.number if tokens == sequence.pending else None for sequence, tokens in work]
+
+    def check(self, slot: int) -> None:
+        pass
 
     def swap_out(self, sequence: Sequence) -> None:
         self._swapped += sequence.computed

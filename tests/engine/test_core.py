@@ -1,6 +1,7 @@
 """The iterations of the core: no call of the runner is impossible, and no text or record is lost."""
 
 from collections import Counter
+from collections.abc import Sequence as Many
 from dataclasses import replace
 from random import Random
 
@@ -14,6 +15,7 @@ from labkit.engine.policies import POLICIES, create_policy
 from labkit.engine.scheduler import Limits, blocks
 from labkit.engine.sequence import Sequence
 from labkit.engine.trace import Arrived, Iteration, Moved, Record
+from labkit.engine.work import Work
 
 AFTER = {
     "waiting": {"prefill", "dropped"},
@@ -67,13 +69,29 @@ def check_records(records: list[Record], sequences: list[Sequence], runner: Slot
     assert tokens == sum(map(sum, runner.computed.values()))
 
 
+class Breaking(Slots):
+    """It cannot compute a text of one length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def breaks(self, sequence: Sequence) -> bool:
+        return len(sequence.tokens) == self.length
+
+    def run(self, work: Many[Work]) -> list[int | None]:
+        if any(self.breaks(sequence) for sequence, _ in work):
+            raise RuntimeError(f"a text of {self.length} tokens")
+        return super().run(work)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-@given(jobs=jobs_of, limits=limits_of, prefix=prefixes, seed=seeds)
+@given(jobs=jobs_of, limits=limits_of, prefix=prefixes, seed=seeds, length=st.integers(0, 60))
 @settings(max_examples=50, deadline=None)
 def test_no_call_is_impossible_and_every_text_is_right(
-    policy: str, jobs: list[tuple[int, int]], limits: Limits, prefix: int, seed: int | None
+    policy: str, jobs: list[tuple[int, int]], limits: Limits, prefix: int, seed: int | None, length: int
 ) -> None:
-    runner, records, random = Slots(), list[Record](), Random(seed)
+    runner, records, random = Breaking(length), list[Record](), Random(seed)
     core = Core(runner, create_policy(policy), limits, runner.clock, prefix)
     core.watch(records.append)
     sequences = [Sequence("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
@@ -92,6 +110,7 @@ def test_no_call_is_impossible_and_every_text_is_right(
             text.append(next_token(text))
         assert sequence.tokens == text
         assert not sequence.finished or sequence.generated == answer
+        assert seed is not None or sequence.finished != (prompt <= length < prompt + answer)
     check_records(records, sequences, runner)
     assert (core.kv_tokens, len(core._slots), runner.store) == (0, limits.seqs, {})
 

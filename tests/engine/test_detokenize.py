@@ -1,6 +1,6 @@
 """The detokenizer: it loses no text, shows none too early, and finds stop strings however they are cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,10 +16,11 @@ TOKENIZER = Tokenizer.load()
 class PieceTokenizer:
     """A stand-in tokenizer: token n is the n-th piece of a list."""
 
-    def __init__(self, *pieces: str | bytes) -> None:
+    def __init__(self, *pieces: str | bytes, silent: Mapping[int, str] | None = None) -> None:
+        self.silent: Mapping[int, str] = silent or {}
         self.pieces = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
 
-    def token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int, after: int | None = None) -> bytes:
         return self.pieces[token_id]
 
 
@@ -106,6 +107,46 @@ def test_stop_string_of_several_bytes() -> None:
     pieces, detokenizer = push_all(["ë"], b"Zo", b"\xc3", b"\xabx")
     assert pieces == ["Zo", "", ""]
     assert detokenizer.stopped
+
+
+SILENT = {0: "</s>", 1: "<|end|>", 2: ""}
+
+
+def push_spelt(stop: Sequence[str], *tokens: str | int) -> tuple[str, Detokenizer]:
+    """What is shown of text and of the numbers of silent tokens."""
+    pieces = ["", "", "", *(token for token in tokens if isinstance(token, str))]
+    detokenizer = Detokenizer(PieceTokenizer(*pieces, silent=SILENT), stop)
+    ids = [token if isinstance(token, int) else pieces.index(token) for token in tokens]
+    return "".join(map(detokenizer.push, ids)), detokenizer
+
+
+@pytest.mark.parametrize(
+    ("stop", "tokens", "shown"),
+    [
+        ("</s>", ["a", 0, "b"], "a"),
+        ("<|end|>", ["a", 0, "b", 1, "c"], "ab"),
+        ("b\n</s>", ["a", "b", "\n", 0], "a"),
+        ("</s>b", ["a", 0, "b", "c"], "a"),
+        ("</s><|end|>", ["a", 0, 2, 1], "a"),
+        ("/s><|", ["a", 0, 1], "a"),
+        ("b", ["a", 0, "b"], "a"),
+    ],
+)
+def test_a_stop_string_may_spell_silent_tokens(stop: str, tokens: list[str | int], shown: str) -> None:
+    text, detokenizer = push_spelt([stop], *tokens)
+    assert (text, detokenizer.flush(), detokenizer.stopped) == (shown, "", True)
+
+
+def test_silent_tokens_that_may_begin_a_stop_string_are_not_given_back() -> None:
+    text, detokenizer = push_spelt(["</s></s></s>", "b</s>c"], "a", 0, "b", 0, 0, "d", "b", 0)
+    assert text == "abd"
+    assert (detokenizer.flush(), detokenizer.flush(), detokenizer.stopped) == ("b", "", False)
+    assert push_spelt([], "a", 0, "b", 1)[0] == "ab"
+
+
+def test_the_spelling_of_silent_tokens_is_not_kept_for_ever() -> None:
+    _, detokenizer = push_spelt(["</s><|end|>", "b</s>c"], "a", *[0] * 1000, "b", *[0] * 1000)
+    assert len(detokenizer._held) <= 11 and len(detokenizer._hidden) <= 11
 
 
 @pytest.mark.parametrize("stop", [(), ("",)])

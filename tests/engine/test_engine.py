@@ -79,6 +79,9 @@ async def test_the_end_of_the_text_ends_the_stream_unless_ignored(engine: LocalE
     assert events[-1].reason == "stop"
     longer = await collect(engine.submit(request.model_copy(update={"ignore_eos": True})))
     assert len(longer) == 402
+    spelt = request.model_copy(update={"ignore_eos": True, "stop": ["<|end|>"]})
+    stopped = await collect(engine.submit(spelt))
+    assert (stopped[-1], text_of(stopped)) == (events[-1], text_of(events))
 
 
 async def test_the_context_is_the_limit(engine: LocalEngine) -> None:

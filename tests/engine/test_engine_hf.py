@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tokenizers
@@ -19,9 +19,11 @@ from labkit.engine.hf_runner import HFRunner
 from labkit.engine.runner import SampledSequence
 from labkit.engine.sampling import Sampler
 from labkit.engine.text_stream import TokenStream
+from labkit.engine.work import Work
 from labkit.errors import InvalidRequest, StartError
 from labkit.events import Event, Finished, GenerateRequest, Started, Token
 
+PROMPT_IDS = (300, 301, 302, 303, 304)
 KINDS: dict[str, tuple[Callable[[], tokenizers.Tokenizer], dict[str, Any]]] = {
     "llama": (byte_fallback, {}),
     "gpt2": (byte_level, {}),
@@ -141,10 +143,44 @@ def test_a_sequence_that_starts_again_gets_an_empty_cache(llama: Path) -> None:
     """As one that was evicted does, which may get its slot back in the same iteration."""
     sequence = SampledSequence("once", [5, 6, 7], max_tokens=9, arrival_s=0.0)
     sequence.sampler, sequence.slot = Sampler(temperature=0), 0
-    runner = HFRunner(load_model(str(llama), "cpu", "float32"))
+    runner = HFRunner(load_model(str(llama), "float32", CONTEXT)[0])
     first = runner.run([(sequence, 3)])
     assert runner.run([(sequence, 3)]) == first
     assert runner._caches[sequence].get_seq_length() == 3
+
+
+def test_a_pass_that_raised_half_way_can_be_run_again(llama: Path) -> None:
+    """The first sequence is computed, the second in one layer of two, and the third in none."""
+    model, _ = load_model(str(llama), "float32", CONTEXT)
+    last, calls = model.model.layers[1], 0
+
+    def raises_once(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise RuntimeError("once")
+
+    def tokens_of(runner: HFRunner) -> list[list[int]]:
+        sequences = [SampledSequence("", list(PROMPT_IDS[:size]), 9, 0.0) for size in (3, 5, 4)]
+        for slot, sequence in enumerate(sequences):
+            sequence.sampler, sequence.slot = Sampler(1.0, seed=slot), slot
+        for _ in range(3):
+            work: list[Work] = [(sequence, sequence.pending) for sequence in sequences]
+            try:
+                chosen = runner.run(work)
+            except RuntimeError:
+                chosen = [token for one in work for token in runner.run([one])]
+            for sequence, token in zip(sequences, chosen, strict=True):
+                sequence.computed = len(sequence.tokens)
+                sequence.tokens.append(cast(int, token))
+                assert runner._caches[sequence].get_seq_length() == sequence.computed
+        return [sequence.tokens for sequence in sequences]
+
+    expected = tokens_of(HFRunner(model))
+    hook = last.register_forward_pre_hook(raises_once)
+    assert tokens_of(HFRunner(model)) == expected
+    hook.remove()
+    assert calls > 9
 
 
 async def test_a_beginning_that_is_cached_changes_no_text(folder: Path) -> None:
@@ -202,8 +238,11 @@ async def test_the_end_token_ends_a_text_unless_ignored(tmp_path: Path) -> None:
     with running(save(tmp_path, model, tokenizer)) as engine:
         events = await collect(engine.submit(ask("Once", 40)))
         longer = await collect(engine.submit(ask("Once", 40, ignore_eos=True)))
+        stop = ask("Once", 40, ignore_eos=True, stop=["</s>"])
+        stopped = await collect(engine.submit(stop))
     assert isinstance(events[-1], Finished)
     assert (events[-1].reason, len(longer)) == ("stop", 42)
+    assert (stopped[-1], text_of(stopped)) == (events[-1], text_of(events))
     assert text_of(events) == generated(tmp_path, "Once", 40)
     assert 2 < len(events) < 42
 

@@ -2,32 +2,78 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tokenizers
-from hf_models import PROMPTS, TEXTS, byte_fallback, byte_level, fast, metaspace
+from hf_models import PROMPTS, TEXTS, TOKENIZERS, byte_fallback, byte_level, fast, metaspace, word_endings
 from tokenizers import normalizers
 
+from labkit.engine.detokenize import Detokenizer
 from labkit.engine.hf_vocabulary import HFVocabulary
 from labkit.errors import InvalidRequest
 
 
-@pytest.mark.parametrize("make", [byte_level, byte_fallback, metaspace])
-def test_the_pieces_of_an_answer_are_what_the_tokenizer_decodes(
+@pytest.mark.parametrize("make", TOKENIZERS)
+@pytest.mark.parametrize("beginning", ["Once upon", "said the"])
+def test_an_answer_is_at_each_token_what_the_tokenizer_decodes(
+    make: Callable[[], tokenizers.Tokenizer], beginning: str
+) -> None:
+    tokenizer = fast(make())
+    vocabulary = HFVocabulary(tokenizer, len(tokenizer) + 3)
+    # random bytes are not UTF-8, and how many U+FFFD they become is not defined
+    whole = [n for n in range(len(tokenizer) + 3) if "\ufffd" not in tokenizer.decode([n])]
+    written = [*TEXTS, *PROMPTS, "ö \n <é call> <0x41>", "hello world"]
+    answers = [random.Random(seed).choices(whole, k=12) for seed in range(60)]
+    answers += [tokenizer(text, add_special_tokens=False).input_ids for text in written]
+    for prompt in ([*vocabulary.prompt(beginning)], [*vocabulary.prompt(beginning), 1], [0]):
+        for ids in answers:
+            check_streamed(tokenizer, vocabulary, prompt, ids)
+
+
+def check_streamed(tokenizer: Any, vocabulary: HFVocabulary, prompt: list[int], ids: list[int]) -> None:
+    """Push the ids one by one; what has come is always the whole decoded, but for an unfinished character."""
+    detokenizer = Detokenizer(vocabulary, prompt=prompt)
+    text = tokenizer.decode(prompt, skip_special_tokens=True)
+    whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
+    for count, token_id in enumerate(ids, 1):
+        text += detokenizer.push(token_id)
+        decoded = tokenizer.decode(prompt + ids[:count], skip_special_tokens=True)
+        assert text == decoded or decoded.endswith("\ufffd"), (prompt, ids[:count])
+        assert whole.startswith(text)
+    assert text + detokenizer.flush() == whole
+
+
+def test_the_end_of_a_word_is_a_space_before_the_next_one() -> None:
+    tokenizer = fast(word_endings())
+    vocabulary = HFVocabulary(tokenizer, len(tokenizer))
+    detokenizer = Detokenizer(vocabulary, prompt=[0])
+    ids = tokenizer.convert_tokens_to_ids(["he", "llo</w>", "wor", "ld</w>", "</s>"])
+    assert [detokenizer.push(token_id) for token_id in ids] == ["he", "llo", " wor", "ld", ""]
+
+
+@pytest.mark.parametrize("make", TOKENIZERS)
+def test_special_tokens_are_spelt_in_stop_strings_and_not_in_the_text(
     make: Callable[[], tokenizers.Tokenizer],
 ) -> None:
     tokenizer = fast(make())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     vocabulary = HFVocabulary(tokenizer, len(tokenizer))
-    prompt = vocabulary.prompt("Once upon")
-    start = tokenizer.decode(prompt, skip_special_tokens=True)
-    # random bytes are not UTF-8, and how many U+FFFD they become is not defined
-    whole = [n for n in range(len(tokenizer)) if "\ufffd" not in tokenizer.decode([n])]
-    answers = [random.Random(seed).choices(whole, k=30) for seed in range(300)]
-    written = [*TEXTS, *PROMPTS, "ö \n <é call> <0x41>"]
-    answers += [tokenizer(text, add_special_tokens=False).input_ids for text in written]
-    for ids in answers:
-        pieces = b"".join(vocabulary.token_bytes(token_id) for token_id in ids)
-        assert start + pieces.decode() == tokenizer.decode(prompt + ids, skip_special_tokens=True)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    was, fox, said = (tokenizer(text, add_special_tokens=False).input_ids for text in ("was", "fox", "said"))
+    prompt, before = vocabulary.prompt("the"), [*was, 1, *fox]
+    whole = tokenizer.decode(prompt + before, skip_special_tokens=True)
+    for stop, hidden in (("<|im_end|>", 0), ("im_end", 0), ("x<|im", 1), ("<|im_end|></s>", 0)):
+        detokenizer = Detokenizer(vocabulary, [stop], prompt)
+        shown = "".join(map(detokenizer.push, [*before, end, 1, *said])) + detokenizer.flush()
+        assert detokenizer.stopped
+        assert tokenizer.decode(prompt, skip_special_tokens=True) + shown == whole[: len(whole) - hidden]
+    detokenizer = Detokenizer(vocabulary, ["<|im_end|>s", "</s></s>"], prompt)
+    shown = "".join(map(detokenizer.push, [*before, end, *fox, 1])) + detokenizer.flush()
+    assert not detokenizer.stopped
+    assert tokenizer.decode(prompt, skip_special_tokens=True) + shown == tokenizer.decode(
+        prompt + before + fox, skip_special_tokens=True
+    )
 
 
 def test_special_tokens_and_ids_beyond_the_tokenizer_add_no_text() -> None:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from labkit.engine.core import Core, Work
+from labkit.engine.core import Core
 from labkit.engine.policies import POLICIES, create_policy
 from labkit.engine.policies.andes import Andes
 from labkit.engine.scheduler import Estimates, Limits, Plan, Policy, Situation
 from labkit.engine.sequence import Sequence
+from labkit.engine.work import Work
 from labkit.errors import InvalidRequest
 
 LONGEST = 80
@@ -35,6 +36,7 @@ class Instant:
         self.now_s += 0.02 + 0.001 * sum(tokens for _, tokens in work)
         return [7 if tokens == sequence.pending else None for sequence, tokens in work]
 
+    def check(self, slot: int) -> None: ...
     def swap_out(self, sequence: Sequence) -> None: ...
     def swap_in(self, sequence: Sequence) -> None: ...
     def forget(self, sequence: Sequence) -> None: ...

@@ -71,6 +71,45 @@ def test_tiny_temperature_does_not_overflow() -> None:
     assert drawn_by(Sampler(1e-40, 0, 1.0, 0), logits) == int(logits.argmax())
 
 
+@pytest.mark.parametrize("top_p", [5e-324, 1e-300, 1e-46, 1e-30, 1e-9])
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 0.01, 0.8, 2.0])
+def test_the_least_share_keeps_the_likeliest(temperature: float, top_p: float) -> None:
+    rows = torch.stack([logits_of(seed=n) for n in range(3)])
+    best = int(rows[1].argmax())
+    drawn = [sample(rows, [Sampler(), Sampler(temperature, 0, top_p, n), Sampler(0)]) for n in range(20)]
+    assert [ids[1] for ids in drawn] == [best] * 20
+
+
+@pytest.mark.parametrize("temperature", [1e10, 1e39, 1e300])
+def test_a_high_temperature_draws_any_token_but_those_that_are_ruled_out(temperature: float) -> None:
+    logits = logits_of(size=4)
+    logits[2] = -torch.inf
+    assert {drawn_by(Sampler(temperature, seed=n), logits) for n in range(100)} == {0, 1, 3}
+
+
+@pytest.mark.parametrize("setting", ["temperature", "top_p"])
+@pytest.mark.parametrize("value", [float("nan"), -0.1])
+def test_a_setting_that_is_no_number_or_too_low_is_refused(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=setting):
+        Sampler(temperature=value) if setting == "temperature" else Sampler(top_p=value)
+
+
+@pytest.mark.parametrize("settings", [(0,), (1.0,), (1.0, 5), (1.0, 0, 0.5), (1.0, 0, 1e-300)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("beside", [0.0, 1.0])
+def test_logits_without_a_likeliest_are_refused_before_anyone_draws(
+    settings: tuple[float, int, float], value: float, beside: float
+) -> None:
+    rows = torch.stack([logits_of(seed=n) for n in range(2)])
+    rows[1] = torch.full_like(rows[1], value)
+    if value > 0:
+        rows[1, 5:] = 0.0
+    samplers = [Sampler(beside, seed=4), Sampler(*settings)]
+    with pytest.raises(FloatingPointError, match="not finite"):
+        sample(rows, samplers)
+    assert [sampler.draw() for sampler in samplers] == [Sampler(seed=seed).draw() for seed in (4, 0)]
+
+
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (10, 1.0), (0, 0.9), (10, 0.9)])
 def test_seed_repeats_and_other_seeds_differ(top_k: int, top_p: float) -> None:
     def draws(seed: int) -> list[int]:
