@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Body, Request, Response
+from pydantic import BeforeValidator
 
 from labkit.errors import from_code
 from labkit.events import Answer, Event, Failed, GenerateRequest, Group
@@ -10,14 +11,18 @@ from labkit.service.delivery import Delivery
 from labkit.service.service import Service
 from labkit.web.app import application, caller, until_disconnected
 from labkit.web.listener import AsgiListener
+from labkit.web.openapi import GENERATING, whole
 from labkit.wire import native
+
+GenerateBody = Annotated[GenerateRequest, BeforeValidator(GenerateRequest.parse), Body()]
+ANSWERED = {**GENERATING, **whole(Answer, "The whole answer")}
 
 
 def create(service: Service) -> AsgiListener:
     app = application(service, "labkit REST")
 
-    @app.post("/generate")
-    async def generate(body: Annotated[GenerateRequest, Body()], request: Request) -> Response:
+    @app.post("/generate", responses=ANSWERED)
+    async def generate(body: GenerateBody, request: Request) -> Response:
         delivery = service.generate(body, caller(request))
         try:
             group = await until_disconnected(request, collect(delivery))

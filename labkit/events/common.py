@@ -12,9 +12,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from labkit.errors import InvalidRequest
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number; 3.0 is one too, as JSON Schema has it and as some languages write 3."""
 
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Reason = Literal["stop", "length", "cancelled"]
@@ -33,14 +41,16 @@ class Request(BaseModel):
     request_id: RequestId | None = None
 
     @classmethod
-    def parse(cls, fields: dict[str, Any]) -> Self:
-        """Build a request from a decoded message.
+    def parse(cls, fields: Any) -> Self:
+        """Build a request from a decoded message, whose types count: `"3"` is no number, and 0 is no `false`.
+
+        In a query every value is text. There a plain `model_validate` reads `3` and `true`.
 
         Raises:
             InvalidRequest: a field is missing, unknown, of the wrong type or out of range.
         """
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(fields, strict=True)
         except ValidationError as error:
             raise InvalidRequest(explain(error.errors())) from None
 

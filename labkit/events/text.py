@@ -6,10 +6,11 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
-from labkit.events.common import Finished, Numbered, Piece, Reason, Request, Started
+from labkit.events.common import Finished, Numbered, Piece, Reason, Request, Started, Whole
 
 MAX_PROMPT_CHARS = 8_192
 MAX_TOKENS = 65_536
+SEEDS = 2**53  # JSON carries a whole number below it exactly everywhere (RFC 8259, 6)
 
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -23,11 +24,11 @@ class GenerateRequest(Request):
     """
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
-    max_tokens: int = Field(default=128, ge=1, le=MAX_TOKENS)
+    max_tokens: Whole = Field(default=128, ge=1, le=MAX_TOKENS)
     temperature: float = Field(default=0.8, ge=0, le=2, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=0, le=65_536)
+    top_k: Whole = Field(default=0, ge=0, le=65_536)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Whole = Field(default=0, ge=0, lt=SEEDS)
     stop: list[StopString] = Field(default_factory=list, max_length=4)
     ignore_eos: bool = False
     reader_tps: float = Field(default=10.0, gt=0, le=10_000, allow_inf_nan=False)

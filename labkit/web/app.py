@@ -10,12 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import Route
 
 from labkit.errors import LabkitError
 from labkit.events import explain
 from labkit.service.admission import Caller
 from labkit.service.service import Service
-from labkit.web.guard import error_response
+from labkit.web.openapi import EVERYWHERE, Health
+from labkit.web.refusals import error_response
 
 T = TypeVar("T")
 
@@ -66,19 +68,33 @@ def forget_handlers() -> None:
 def application(service: Service, title: str) -> FastAPI:
     """Make a FastAPI app with `/health` and with every refusal in labkit's form.
 
-    An error is always `{"error": {"code", "message"}}`; the message never echoes the input.
+    An error is always `{"error": {"code", "message"}}`; the message never echoes the input. The app describes
+    itself at `/openapi.json`. FastAPI's pages `/docs` and `/redoc` are off, because they load their scripts
+    from other hosts.
     """
-    app = FastAPI(title=title)
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, responses=EVERYWHERE)
+    _refuse_in_one_form(app)
 
+    @app.head("/health", responses={503: {"description": "The engine no longer answers"}})
+    @app.get("/health", responses={200: {"model": Health}, 503: {"model": Health}})
+    async def health() -> JSONResponse:
+        report = service.health()
+        return JSONResponse(report, 503 if report["status"] == "failed" else 200)
+
+    return app
+
+
+def _refuse_in_one_form(app: FastAPI) -> None:
     async def refused(_: Request, error: LabkitError) -> JSONResponse:
         return error_response(STATUS.get(error.code, 500), error.code, str(error))
 
     async def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
         return error_response(422, "invalid_request", explain(error.errors()))
 
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = "too_large" if error.status_code == 413 else "invalid_request"
-        return error_response(error.status_code, code, str(error.detail))
+        headers = {"allow": _allowed(app, request)} if error.status_code == 405 else error.headers
+        return error_response(error.status_code, code, str(error.detail), headers)
 
     handlers: dict[type[Exception], Any] = {
         LabkitError: refused,
@@ -88,9 +104,9 @@ def application(service: Service, title: str) -> FastAPI:
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
 
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        report = service.health()
-        return JSONResponse(report, 503 if report["status"] == "failed" else 200)
 
-    return app
+def _allowed(app: FastAPI, request: Request) -> str:
+    """The methods of all routes at this address. Starlette's own header names those of the first alone."""
+    path = request.url.path
+    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))

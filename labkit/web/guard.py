@@ -2,15 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.net.loopback import is_loopback, is_own
+from labkit.web.refusals import error_response
 
 MAX_BODY = 256 * 1024
 MAX_HEADERS = 16 * 1024
 BODY_TOO_LARGE = f"the body is over {MAX_BODY} bytes"
+HEADERS_TOO_LARGE = f"the address and the headers are over {MAX_HEADERS} bytes"
 
 
 class Guard:
@@ -32,7 +33,7 @@ class Guard:
         refusal = self._refusal(authority, headers.get(b"origin", b"").decode("latin-1"))
         length = headers.get(b"content-length", b"0")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
-            refusal = 431, "too_large", f"the headers are over {MAX_HEADERS} bytes"
+            refusal = 431, "too_large", HEADERS_TOO_LARGE
         elif length.isdigit() and int(length) > MAX_BODY:
             refusal = 413, "too_large", BODY_TOO_LARGE
         if refusal is not None:
@@ -71,8 +72,3 @@ def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
         return message
 
     return counted
-
-
-def error_response(status: int, code: str, message: str) -> JSONResponse:
-    headers = {"retry-after": "1"} if status == 503 else None
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)

@@ -10,7 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from labkit.errors import StartError
 from labkit.web.app import forget_handlers
-from labkit.web.guard import MAX_BODY, MAX_HEADERS, Guard
+from labkit.web.guard import HEADERS_TOO_LARGE, MAX_BODY, MAX_HEADERS, Guard
+from labkit.web.refusals import raw_refusal
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -75,10 +76,18 @@ class BoundedLines(HttpToolsProtocol):
         super().data_received(data)
         if self._pending <= MAX_HEADERS or self.transport.is_closing():
             return
+        self.refuse(431, "too_large", HEADERS_TOO_LARGE)
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, "invalid_request", msg)
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """End the connection with a refusal, or without one where it would become part of a response."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # trailers, or the next request's headers, while a response is under way
+            self.transport.abort()
         else:
-            self.send_400_response("Request header fields too large.")
+            self.transport.write(raw_refusal(status, code, message))
+            self.transport.close()
 
 
 class AsgiListener:

@@ -88,6 +88,8 @@ WRONG: dict[str, str | bytes] = {
     "lone surrogate": '{"type":"generate","prompt":"\\ud800"}',
     "no prompt": '{"type":"generate"}',
     "NaN": '{"type":"generate","prompt":"x","temperature":NaN}',
+    "number as text": '{"type":"generate","prompt":"x","max_tokens":"3"}',
+    "number for a truth": '{"type":"generate","prompt":"x","stamps":0}',
     "out of range": '{"type":"generate","prompt":"x","max_tokens":0}',
     "unknown field": '{"type":"generate","prompt":"x","colour":"red"}',
     "bad request id": '{"type":"generate","prompt":"x","request_id":"a b"}',
