@@ -6,12 +6,11 @@ import socket
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from labkit.errors import StartError
 from labkit.web.app import forget_handlers
+from labkit.web.deadlines import CountedSocket, Deadlines
 from labkit.web.guard import HEADERS_TOO_LARGE, MAX_BODY, MAX_HEADERS, Guard
-from labkit.web.refusals import raw_refusal
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -54,7 +53,7 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
-class BoundedLines(HttpToolsProtocol):
+class BoundedLines(Deadlines):
     """uvicorn's HTTP/1.1 parser with a limit on headers and trailers, which uvicorn does not have."""
 
     _pending = 0  # bytes since the last complete headers, part of a body, or message
@@ -81,14 +80,6 @@ class BoundedLines(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "invalid_request", msg)
 
-    def refuse(self, status: int, code: str, message: str) -> None:
-        """End the connection with a refusal, or without one where it would become part of a response."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-        else:
-            self.transport.write(raw_refusal(status, code, message))
-            self.transport.close()
-
 
 class AsgiListener:
     """Runs one ASGI app with uvicorn on the running loop."""
@@ -109,7 +100,8 @@ class AsgiListener:
         config = uvicorn.Config(
             Guard(self._app, host),
             http=BoundedLines,
-            ws="websockets-sansio",
+            ws=CountedSocket,
+            timeout_keep_alive=60,  # `Deadlines` ends it before
             ws_max_size=MAX_BODY,
             ws_per_message_deflate=False,
             lifespan="off",
