@@ -65,6 +65,35 @@ def forget_handlers() -> None:
             clear()
 
 
+async def _refused(_: Request, error: LabkitError) -> JSONResponse:
+    return error_response(STATUS.get(error.code, 500), error.code, str(error))
+
+
+async def _unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
+    return error_response(422, "invalid_request", explain(error.errors()))
+
+
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    code = "too_large" if error.status_code == 413 else "invalid_request"
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return error_response(error.status_code, code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this address. Starlette's own header names those of the first alone."""
+    path = request.url.path
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = [route.methods or set() for route in routes if route.path_regex.match(path)]
+    return ", ".join(sorted(set().union(*here)))
+
+
+REFUSALS: dict[type[Exception], Any] = {
+    LabkitError: _refused,
+    RequestValidationError: _unreadable,
+    HTTPException: _http_error,
+}
+
+
 def application(service: Service, title: str) -> FastAPI:
     """Make a FastAPI app with `/health` and with every refusal in labkit's form.
 
@@ -73,7 +102,8 @@ def application(service: Service, title: str) -> FastAPI:
     from other hosts.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None, responses=EVERYWHERE)
-    _refuse_in_one_form(app)
+    for kind, handler in REFUSALS.items():
+        app.add_exception_handler(kind, handler)
 
     @app.head("/health", responses={503: {"description": "The engine no longer answers"}})
     @app.get("/health", responses={200: {"model": Health}, 503: {"model": Health}})
@@ -82,31 +112,3 @@ def application(service: Service, title: str) -> FastAPI:
         return JSONResponse(report, 503 if report["status"] == "failed" else 200)
 
     return app
-
-
-def _refuse_in_one_form(app: FastAPI) -> None:
-    async def refused(_: Request, error: LabkitError) -> JSONResponse:
-        return error_response(STATUS.get(error.code, 500), error.code, str(error))
-
-    async def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(422, "invalid_request", explain(error.errors()))
-
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        code = "too_large" if error.status_code == 413 else "invalid_request"
-        headers = {"allow": _allowed(app, request)} if error.status_code == 405 else error.headers
-        return error_response(error.status_code, code, str(error.detail), headers)
-
-    handlers: dict[type[Exception], Any] = {
-        LabkitError: refused,
-        RequestValidationError: unreadable,
-        HTTPException: http_error,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
-
-
-def _allowed(app: FastAPI, request: Request) -> str:
-    """The methods of all routes at this address. Starlette's own header names those of the first alone."""
-    path = request.url.path
-    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
-    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
