@@ -171,8 +171,8 @@ class Cable:
 
 
 @asynccontextmanager
-async def cable(url: str) -> AsyncIterator[Cable]:
-    """A cable to the server at `url`; clients connect to the cable's own `url`."""
+async def cable(url: str, from_host: str = "127.0.0.1") -> AsyncIterator[Cable]:
+    """A cable to the server at `url`; clients connect to the cable's own `url` and appear as `from_host`."""
     scheme, _, target = url.partition("://")
     host, _, port = target.rpartition(":")
     laid = Cable()
@@ -186,7 +186,7 @@ async def cable(url: str) -> AsyncIterator[Cable]:
         writer.close()
 
     async def plugged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        far_reader, far_writer = await asyncio.open_connection(host, int(port), local_addr=(from_host, 0))
         laid._writers += [writer, far_writer]
         for ends in ((reader, far_writer), (far_reader, writer)):
             pipes.add(asyncio.create_task(pipe(*ends)))

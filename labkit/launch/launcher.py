@@ -40,7 +40,8 @@ def serve(
             text the server makes an engine of its own, which it closes when it stops.
         port: 0 takes any free one. A server of this process that has the port is stopped first.
         flush: the flush policy at the start; `Server.tune` changes it while streams run.
-        max_streams: how many answers may be open at once; one more is refused as overloaded.
+        max_streams: how many answers may be open at once; one more is refused as overloaded. There are some
+            more for a host that has none, while others hold all (see `labkit.service.admission`).
         isolation: `"thread"` runs the server in this process, `"process"` in one of its own, for which
             `engine` must be a text.
 
