@@ -142,6 +142,29 @@ async def test_own_origin_is_allowed(server: ThreadServer) -> None:
         assert (await client.get("/health", headers=own)).status_code == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "made-up"])
+async def test_foreign_page_is_refused_where_only_the_browser_names_it(
+    server: ThreadServer, site: str
+) -> None:
+    async with http(server) as client:
+        for fetch in ({"sec-fetch-dest": "image"}, {"sec-fetch-mode": "navigate", "sec-fetch-user": "?1"}):
+            refusal(await client.get("/health", headers={"sec-fetch-site": site, **fetch}), 403)
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+async def test_an_address_that_the_user_typed_is_answered(server: ThreadServer, site: str) -> None:
+    async with http(server) as client:
+        assert (await client.get("/health", headers={"sec-fetch-site": site})).status_code == 200
+
+
+async def test_a_foreign_page_cannot_open_a_stream_as_an_image() -> None:
+    with thread_server("sse", engine := Watched()) as server:
+        async with http(server) as client:
+            image = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+            refusal(await client.get("/generate", params={"prompt": "x"}, headers=image), 403)
+    assert not engine.streams
+
+
 async def test_foreign_origin_cannot_start_the_model(generating: ThreadServer) -> None:
     async with http(generating) as client:
         foreign = {"origin": "http://evil.example"}

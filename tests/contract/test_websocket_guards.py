@@ -289,6 +289,13 @@ async def test_foreign_page_cannot_open_a_socket(server: ThreadServer, origin: s
     assert refused.value.response.status_code == 403
 
 
+async def test_foreign_page_cannot_open_a_socket_that_only_the_browser_names(server: ThreadServer) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with socket(server, additional_headers={"Sec-Fetch-Site": "same-site"}):
+            pass
+    assert refused.value.response.status_code == 403
+
+
 async def test_foreign_host_cannot_open_a_socket(server: ThreadServer) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with dial("ws://evil.example/ws/me", proxy=None, host="127.0.0.1", port=server.port):
