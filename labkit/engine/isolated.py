@@ -67,7 +67,11 @@ class IsolatedEngine(TaskEngine):
         """
         if self.failed is not None:
             raise EngineFailed(self.failed)
-        self._child.call(knobs, TUNE_S)
+        self._child.call({"knobs": knobs}, TUNE_S)
+
+    async def check(self) -> None:
+        """As `Checkable.check`, for the engine in the subprocess."""
+        await asyncio.to_thread(self._child.call, {"knobs": None}, TUNE_S)
 
     def close(self) -> None:
         super().close()

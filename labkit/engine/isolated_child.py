@@ -10,7 +10,7 @@ from typing import Any
 
 from labkit.background import LoopThread
 from labkit.engine import create_engine
-from labkit.engine.base import Engine
+from labkit.engine.base import Checkable, Engine
 from labkit.errors import LabkitError
 from labkit.events import Failed, GenerateRequest
 from labkit.wire import native
@@ -22,13 +22,20 @@ SEND_BUFFER = 16 * 1024  # the kernel's default holds thousands of tokens of a r
 
 @contextmanager
 def work(engine: str) -> Iterator[tuple[dict[str, Any], Callable[..., None]]]:
-    """Make the engine and listen. Yields the engine's name, the port, and the engine's `tune`."""
+    """Make the engine and listen. Yields its name and the port, and what turns its knobs or checks it."""
     inner = create_engine(engine)
     thread = LoopThread("labkit-isolated")
     try:
         gc.collect()
         gc.freeze()  # a full collection would walk the model's objects, and every stream would wait
-        yield {"name": inner.name, "port": thread.run(_listen(inner))}, inner.tune
+
+        def obey(knobs: dict[str, Any] | None) -> None:
+            if knobs is not None:
+                inner.tune(**knobs)
+            elif isinstance(inner, Checkable):
+                thread.run(inner.check())
+
+        yield {"name": inner.name, "port": thread.run(_listen(inner))}, obey
     finally:
         inner.close()
         thread.close()

@@ -64,6 +64,7 @@ class OpenAIEngine(TaskEngine):
         model: the model's name at the endpoint; by default the first of `GET /models`.
         api: `chat` sends the prompt as a user's message, `completions` has the model continue the prompt.
         timeout_s: the longest silence in seconds, before the first byte of an answer and between two bytes.
+            After a finish_reason it is how long the next chunk, `[DONE]` or the body's end may take.
         interval_ms: the pace, the least time between two tokens of one stream; 0 is as fast as they come.
         usage: ask for the endpoint's own count (`stream_options`), which some endpoints refuse.
 
@@ -251,7 +252,7 @@ class OpenAIEngine(TaskEngine):
 
     def _failed(self, error: httpx.HTTPError, last_words: str = "") -> EngineFailed:
         """The error of a connection in one line."""
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return EngineFailed(f"cannot connect to {self.url}: is the server running? ({error})")
         if isinstance(error, httpx.TimeoutException):
             return EngineFailed(f"{self.url}: not a byte in {self.timeout_s:g} s (timeout_s){last_words}")

@@ -107,9 +107,10 @@ async def _reader_of(
     return getattr(end, "code", "") or getattr(end, "reason", "")
 
 
-def test_serve_says_at_once_that_the_endpoint_behind_it_is_dead_and_serves_on() -> None:
+@pytest.mark.parametrize("where", ["", "process:"])
+def test_serve_says_at_once_that_the_endpoint_behind_it_is_dead_and_serves_on(where: str) -> None:
     dead = f"http://127.0.0.1:{free_port()}/v1"
-    with running("serve", "sse", "--port", "0", "--engine", f"openai:{dead},model=any") as process:
+    with running("serve", "sse", "--port", "0", "--engine", f"{where}openai:{dead},model=any") as process:
         url = url_in(first_line(process))
         assert process.stderr is not None
         line = process.stderr.readline().decode()
