@@ -14,6 +14,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from ipykernel.ipkernel import IPythonKernel
+from jupyter_client.kernelspec import get_kernel_spec
 
 from labkit import Server
 
@@ -81,6 +83,21 @@ def test_it_reads_without_a_kernel(path: Path) -> None:
     assert "image/png" in kinds
     assert "application/vnd.jupyter.widget-view+json" not in kinds
     assert "error" not in {output.output_type for output in outputs}
+
+
+@every_chapter
+def test_it_is_saved_as_jupyterlab_saves_it(path: Path) -> None:
+    """Otherwise JupyterLab marks a chapter as changed when it opens it (`tests/test_browser_saving.py`)."""
+    text = path.read_text(encoding="utf-8")
+    notebook: Any = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    assert text == nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
+    spec = get_kernel_spec("python3")
+    kernel = {"name": "python3", "display_name": spec.display_name, "language": spec.language}
+    assert notebook.metadata.kernelspec == kernel
+    assert {**notebook.metadata.language_info, "version": ""} == {
+        **IPythonKernel.language_info,
+        "version": "",
+    }
 
 
 @every_chapter

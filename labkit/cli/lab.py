@@ -82,6 +82,7 @@ def jupyter_command(root: Path, port: int, as_root: bool) -> list[str]:
         "--Application.log_level=WARN",
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--ServerApp.contents_manager_class=labkit.cli.contents.Contents",
         # The search for language servers runs npm, which hangs where the home folder is missing.
         "--LanguageServerManager.autodetect=False",
     ]

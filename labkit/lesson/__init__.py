@@ -3,6 +3,7 @@
 from labkit.lesson.exercises import Lines, check, lines
 from labkit.lesson.findings import finding, guessed, settle
 from labkit.lesson.messages import Messages
+from labkit.lesson.mishaps import tell_in_one_line
 from labkit.lesson.proxies import pass_loopback_by
 from labkit.lesson.tables import chunk_sizes, figures_table, runs_table
 
@@ -20,3 +21,4 @@ __all__ = [
 ]
 
 pass_loopback_by()
+tell_in_one_line()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import TypeVar
 
+from labkit.lesson.mishaps import one_line
+
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ def _verdict(name: str, condition: Callable[[T], bool], answer: T) -> tuple[bool
     try:
         holds, reason = bool(condition(answer)), ""
     except Exception as error:  # The answer is wrong; the chapter is not broken.
-        holds, reason = False, f"  ({type(error).__name__}: {error})"
+        holds, reason = False, f"  ({type(error).__name__}: {one_line(error)})"
     return holds, f"{'✓' if holds else '✗'} {name}{reason}"
 
 

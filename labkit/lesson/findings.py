@@ -1,6 +1,7 @@
 """Findings of a chapter: one sentence on what was measured just now."""
 
 import os
+import reprlib
 from types import EllipsisType
 
 from labkit.figures.quiet import QUIET, Neighbours
@@ -64,10 +65,18 @@ def settle(claim: str, outcome: Outcome, **figures: Figure) -> None:
         finding(claim, outcome == "holds", **figures)
 
 
-def guessed(guess: float | EllipsisType, measured: float, unit: str) -> None:
+def guessed(guess: object, measured: float, unit: str) -> None:
     """Show a prediction beside the measured figure; `...` stands for no prediction."""
-    prediction = "You made no guess" if isinstance(guess, EllipsisType) else f"You guessed {guess:g} {unit}"
-    print(f"{prediction}; just now it was {measured:,.4g} {unit}.")
+    print(f"{_prediction(guess, unit)}; just now it was {measured:,.4g} {unit}.")
+
+
+def _prediction(guess: object, unit: str) -> str:
+    if isinstance(guess, EllipsisType):
+        return "You made no guess"
+    try:
+        return f"You guessed {float(guess):g} {unit}"  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return f"A guess is a number without a unit, not {reprlib.repr(guess)}"
 
 
 def _missed(claim: str, figures: dict[str, Figure], others: float) -> None:

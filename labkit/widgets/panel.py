@@ -52,7 +52,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         """Show what is left when a run has ended."""
 
     def start(self) -> None:
-        """Begin a run and return at once; stop a run that still goes on first."""
+        """Begin a run and return at once; stop a run that still goes on first. *run again* does this."""
         with self._turning:
             self._end()
             coroutines = self.prepare()
@@ -62,26 +62,38 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
             run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
 
     def finish(self, timeout: float | None = None) -> None:
-        """Return when every stream has ended.
+        """Return when every stream has ended; if *run again* is pressed meanwhile, those of the new run.
 
         Raises:
             LabkitError: a request was refused, a stream broke off, or the run was stopped before its end.
             TimeoutError: the run took longer than `timeout` seconds; it is stopped.
         """
-        runs = self._runs
-        self._again.disabled = True  # so that no other run begins meanwhile
         try:
-            done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
+            while not self._over(runs := self._runs, timeout):
+                pass
         finally:
-            self._again.disabled = False
             self.stop()
             self.settle()
-        if any(run.cancelled() for run in runs) and not done.not_done:
-            raise LabkitError("the run was stopped before its end: run this cell again")
-        for run in done.done:
-            run.result()
-        if done.not_done:
+        for run in runs:
+            if failed(run):
+                run.result()
+        if any(run.cancelled() for run in runs):
+            raise LabkitError("The run was stopped before its end. For its result, run this cell again.")
+
+    def _over(self, runs: Sequence[concurrent.futures.Future[None]], timeout: float | None) -> bool:
+        """Wait for the end of these runs, or of the first that fails; return whether none took their place.
+
+        Raises:
+            TimeoutError: some still run after `timeout` seconds.
+        """
+        done = concurrent.futures.wait(runs, timeout, concurrent.futures.FIRST_EXCEPTION)
+        with self._turning:  # held by `start` from the end of a run to the beginning of the next
+            if self._runs is not runs:
+                return False
+            self._end()
+        if done.not_done and not any(failed(run) for run in done.done):
             raise TimeoutError(f"still running after {timeout} s")
+        return True
 
     def stop(self) -> None:
         """Stop the streams that still run; safe to call twice."""
@@ -98,9 +110,14 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
             try:
                 press()
                 self._message.value = ""
-            except LabkitError as error:
+            except Exception as error:  # such as that of a server that was stopped; a learner needs its line
                 self._message.value = f"<small>{html.escape(str(error))}</small>"
 
         button = ipywidgets.Button(description=text, icon=icon, layout=ipywidgets.Layout(width="110px"))
         button.on_click(pressed)
         return button
+
+
+def failed(run: concurrent.futures.Future[None]) -> bool:
+    """Whether a run has ended with an error; one that was stopped has not."""
+    return run.done() and not run.cancelled() and run.exception() is not None
