@@ -140,7 +140,7 @@ EXERCISES = {
         "my_function",
         WORDS,
         ['lambda ms: {"x": "", "y": ""}', "lambda ms: {}", "lambda ms: ms[0]['text']"],
-        ["from labkit.lesson", "def answers_to"],
+        ["from labkit.lesson", "socket = Messages", "def answers_to"],
     ),
     "12": (
         "my_bytes",
