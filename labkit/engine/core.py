@@ -4,15 +4,20 @@ It depends on no model, no clock and no policy. The engine gives it a runner tha
 day; the simulator gives it a runner that moves a clock by what computing would cost.
 """
 
+import logging
 from bisect import insort
 from collections.abc import Callable, Iterator
 from operator import attrgetter
+from typing import Any
 
 from labkit.engine import trace
 from labkit.engine.prefix import PrefixIndex
 from labkit.engine.scheduler import BLOCK, Estimates, Limits, Plan, Policy, Situation, blocks, check
 from labkit.engine.sequence import Sequence
 from labkit.engine.work import Runner, Work, counts, run
+from labkit.errors import in_one_line
+
+_log = logging.getLogger(__name__)
 
 
 class Core:
@@ -136,35 +141,39 @@ class Core:
         insort(self.running, sequence, key=_by_arrival)
         sequence.slot = self._slots.pop()
         if sequence.swapped:
-            self.runner.swap_in(sequence)
-            sequence.swapped = False
-            self._moved_tokens += sequence.computed
+            self._bring_back(sequence)
         elif self.prefix is not None:
             self._reuse(sequence)
         if sequence.first_s is None and not sequence.preemptions:
             sequence.begin()
         return min(tokens, sequence.pending)
 
+    def _bring_back(self, sequence: Sequence) -> None:
+        sequence.swapped = False
+        if _copied(self.runner.swap_in, sequence):
+            self._moved_tokens += sequence.computed
+        else:
+            self.runner.forget(sequence)
+            sequence.computed = 0
+
     def _reuse(self, sequence: Sequence) -> None:
         assert self.prefix is not None
         # all but the last token, which is computed in any case: the next is chosen from its logits
         places = self.prefix.match(sequence.tokens[:-1])
-        if places:
-            self.runner.use_blocks(sequence, places)
+        if places and _copied(self.runner.use_blocks, sequence, places):
             sequence.computed = len(places) * BLOCK
             self._cached_tokens += sequence.computed
 
     def _keep(self, sequence: Sequence) -> None:
         assert self.prefix is not None
         copies = self.prefix.add(sequence.tokens[: sequence.computed])
-        if copies:
-            self.runner.keep_blocks(sequence, copies)
+        if copies and not _copied(self.runner.keep_blocks, sequence, copies):
+            self.prefix.clear()
 
     def _evict(self, sequence: Sequence, now_s: float) -> None:
         sequence.preemptions += 1
-        if self.limits.preemption == "swap":
-            self.runner.swap_out(sequence)
-            sequence.swapped = True
+        sequence.swapped = self.limits.preemption == "swap" and _copied(self.runner.swap_out, sequence)
+        if sequence.swapped:
             self._moved_tokens += sequence.computed
         else:
             sequence.computed = 0
@@ -214,6 +223,16 @@ def _arrival(sequence: Sequence, at_s: float) -> trace.Arrived:
         sequence.max_tokens,
         sequence.reader_tps,
     )
+
+
+def _copied(copy: Callable[..., None], *what: Any) -> bool:
+    """Whether keys and values were copied. Where memory is too short for that, they are computed again."""
+    try:
+        copy(*what)
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError
+        _log.warning("keys and values could not be copied: %s", in_one_line(error))
+        return False
+    return True
 
 
 _by_arrival = attrgetter("arrival_s")

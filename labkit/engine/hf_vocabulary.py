@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from labkit.errors import InvalidRequest
+from labkit.errors import InvalidRequest, in_one_line
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 CACHED = 1 << 18
@@ -28,7 +28,8 @@ class HFVocabulary:
     A token's bytes are what it adds to the text before it, however the tokenizer's decoder joins tokens.
     Special tokens add nothing. So the text of an answer is, at each of its tokens, what
     `tokenizer.decode(prompt + answer, skip_special_tokens=True)` gives after the prompt's text. Only the
-    number of U+FFFD may differ, for bytes that are not UTF-8.
+    number of U+FFFD may differ, for bytes that are not UTF-8. Where a tokenizer cleans up spaces at last,
+    that is left out, since it changes what was shown already.
 
     Args:
         tokenizer: of Transformers, with a `tokenizers` backend (a "fast" one).
@@ -59,14 +60,22 @@ class HFVocabulary:
         Raises:
             InvalidRequest: the model has no ids for this text.
         """
-        plain = text.encode("utf-8", "replace").decode("utf-8")  # without lone surrogates, as `tiny` does it
-        ids: list[int] = self._tokenizer(plain, verbose=False).input_ids
+        ids = self._encoded(text.encode("utf-8", "replace").decode("utf-8"))  # without lone surrogates
         if not ids:
             raise InvalidRequest("prompt: the model's tokenizer makes no token of it")
         if max(ids) >= self._size:
             token = self._inner.id_to_token(max(ids))
             raise InvalidRequest(f"prompt: the model does not know the token {token!r}")
         return ids
+
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return list(self._tokenizer(text, verbose=False).input_ids)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic in its Rust is no Exception
+            problem = f"prompt: the model's tokenizer cannot read it: {in_one_line(error)}"
+            raise InvalidRequest(problem) from None
 
     def token_bytes(self, token_id: int, after: int | None = None) -> bytes:
         """Return the bytes that a token adds to a text; none if it is special or only pads the vocabulary.

@@ -50,6 +50,10 @@ class PrefixIndex:
             self._places.move_to_end(key)
         return new
 
+    def clear(self) -> None:
+        """Know of no block any more."""
+        self._places.clear()
+
     def _free_place(self) -> int:
         if len(self._places) < self.capacity:
             return len(self._places)

@@ -30,10 +30,11 @@ jobs_of = st.lists(st.tuples(st.integers(1, 48), st.integers(1, 32)), min_size=1
 memories, preemptions = st.sampled_from(["reserve", "optimistic"]), st.sampled_from(["recompute", "swap"])
 kv_tokens, seqs, budgets = st.sampled_from([80, 112, 1000]), st.integers(1, 5), st.sampled_from([0, 7, 32])
 limits_of = st.builds(Limits, kv_tokens, seqs, budgets, memories, preemptions)
+lengths, failing = st.integers(0, 60), st.sampled_from([0.0, 0.5])
 prefixes, seeds = st.sampled_from([0, 32, 320]), st.none() | st.integers(0, 99)
 
 
-def lively(core: Core, sequences: list[Sequence], random: Random, iteration: int) -> None:
+def lively(core: Core, sequences: Many[Sequence], random: Random, iteration: int) -> None:
     """Let readers stall, come back and leave, and change the kind of preemption now and then."""
     for sequence in sequences:
         if random.random() < 0.1:
@@ -46,7 +47,7 @@ def lively(core: Core, sequences: list[Sequence], random: Random, iteration: int
         core.limits = replace(core.limits, preemption="swap" if random.random() < 0.5 else "recompute")
 
 
-def check_records(records: list[Record], sequences: list[Sequence], runner: Slots) -> None:
+def check_records(records: list[Record], sequences: Many[Sequence], runner: Slots) -> None:
     """Each request arrives once and ends once, each state may follow the last, all tokens are counted."""
     states: dict[int, str] = {}
     emitted, tokens, last_s = Counter[int](), 0, 0.0
@@ -69,32 +70,72 @@ def check_records(records: list[Record], sequences: list[Sequence], runner: Slot
     assert tokens == sum(map(sum, runner.computed.values()))
 
 
+class Told(Sequence):
+    """It keeps the reason of its end."""
+
+    told = ""
+
+    def end(self, code: str, message: str) -> None:
+        self.told = message
+
+
 class Breaking(Slots):
-    """It cannot compute a text of one length."""
+    """It cannot compute a text of one length, and some of its copies fail, after a part of them was made."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, copies: float) -> None:
         super().__init__()
-        self.length = length
-
-    def breaks(self, sequence: Sequence) -> bool:
-        return len(sequence.tokens) == self.length
+        self.length, self.copies, self.random = length, copies, Random(length)
 
     def run(self, work: Many[Work]) -> list[int | None]:
-        if any(self.breaks(sequence) for sequence, _ in work):
+        if any(len(sequence.tokens) == self.length for sequence, _ in work):
             raise RuntimeError(f"a text of {self.length} tokens")
         return super().run(work)
 
+    def swap_out(self, sequence: Sequence) -> None:
+        self.may_fail()
+        super().swap_out(sequence)
+
+    def swap_in(self, sequence: Sequence) -> None:
+        super().swap_in(sequence)
+        self.may_fail()
+
+    def keep_blocks(self, sequence: Sequence, copies: Many[tuple[int, int]]) -> None:
+        super().keep_blocks(sequence, copies[:1])
+        self.may_fail()
+        super().keep_blocks(sequence, copies)
+
+    def use_blocks(self, sequence: Sequence, places: Many[int]) -> None:
+        super().use_blocks(sequence, places)
+        self.may_fail()
+
+    def may_fail(self) -> None:
+        if self.random.random() < self.copies:
+            raise MemoryError
+
 
 @pytest.mark.parametrize("policy", POLICIES)
-@given(jobs=jobs_of, limits=limits_of, prefix=prefixes, seed=seeds, length=st.integers(0, 60))
+@given(
+    jobs=jobs_of,
+    limits=limits_of,
+    prefix=prefixes,
+    seed=seeds,
+    length=lengths,
+    copies=failing,
+)
 @settings(max_examples=50, deadline=None)
 def test_no_call_is_impossible_and_every_text_is_right(
-    policy: str, jobs: list[tuple[int, int]], limits: Limits, prefix: int, seed: int | None, length: int
+    policy: str,
+    jobs: list[tuple[int, int]],
+    limits: Limits,
+    prefix: int,
+    seed: int | None,
+    length: int,
+    copies: float,
 ) -> None:
-    runner, records, random = Breaking(length), list[Record](), Random(seed)
+    runner, records, random = Breaking(length, copies), list[Record](), Random(seed)
     core = Core(runner, create_policy(policy), limits, runner.clock, prefix)
     core.watch(records.append)
-    sequences = [Sequence("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
+    sequences = [Told("", [1] * prompt, answer, 0.0) for prompt, answer in jobs]
     for sequence in sequences:
         core.add(sequence)
     for iteration in range(5000):
@@ -110,6 +151,7 @@ def test_no_call_is_impossible_and_every_text_is_right(
             text.append(next_token(text))
         assert sequence.tokens == text
         assert not sequence.finished or sequence.generated == answer
+        assert sequence.told in ("", "it was dropped", f"RuntimeError: a text of {length} tokens")
         assert seed is not None or sequence.finished != (prompt <= length < prompt + answer)
     check_records(records, sequences, runner)
     assert (core.kv_tokens, len(core._slots), runner.store) == (0, limits.seqs, {})

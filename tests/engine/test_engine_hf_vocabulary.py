@@ -106,3 +106,19 @@ def test_a_prompt_without_a_token_that_the_model_knows_is_refused() -> None:
     vocabulary._inner.normalizer = normalizers.Replace("x", "")
     with pytest.raises(InvalidRequest, match="no token"):
         vocabulary.prompt("xx")
+
+
+class Panic(BaseException):
+    """As what a panic in Rust becomes: it is no `Exception`."""
+
+
+def test_a_prompt_that_the_tokenizer_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = HFVocabulary(fast(metaspace()), 1000)
+    assert vocabulary.prompt("a \ud800 fox") == vocabulary.prompt("a ? fox")
+
+    def panics(*_: object, **__: object) -> None:
+        raise Panic("no `None` here\nnote: run with RUST_BACKTRACE=1")
+
+    monkeypatch.setattr(vocabulary, "_tokenizer", panics)
+    with pytest.raises(InvalidRequest, match=r"^prompt: .* cannot read it: Panic: no `None` here$"):
+        vocabulary.prompt("fox")

@@ -165,6 +165,7 @@ async def test_an_error_of_the_engine_inside_keeps_its_code() -> None:
         "engine_failed",
         "scripted to fail after 3 tokens",
     )
+    assert engine.failed is None
     wrong = GenerateRequest.model_construct(prompt="x", max_tokens=0)
     assert failed(await collect(engine.submit(wrong))).code == "invalid_request"
     engine.close()
