@@ -5,7 +5,6 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from labkit.net.drain import drain
 from labkit.wire import native
 
 MAX_UNREAD = 64
+ENDS = ("finished", "failed", "error")
 LAST_EVENT = re.compile(rb'"(finished|failed|error)"[^{]*}$')
 UPGRADE = (
     b"GET /ws/drain HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
@@ -40,7 +40,8 @@ class WebSocketClient(Client):
     """`generate` on `/ws/{client_id}`; connects at the first request and again if the socket was closed.
 
     A WebSocket has no flow control for each answer: while one reader has `MAX_UNREAD` chunks waiting, the
-    whole socket waits with it.
+    whole socket waits with it. An id can be asked again at once: the question waits until the answer that was
+    left has ended, because its last events have the same id.
     """
 
     name = "websocket"
@@ -54,33 +55,34 @@ class WebSocketClient(Client):
         self._reader: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._open: dict[str, asyncio.Queue[Chunk | LabkitError]] = {}
+        self._left: dict[str, asyncio.Event] = {}  # set when the answer's last event has come
         self._taken = asyncio.Event()
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         request_id = request.request_id or uuid4().hex[:12]
         fields = {**native.request_to_dict(request), "request_id": request_id}
         arrivals: asyncio.Queue[Chunk | LabkitError] = asyncio.Queue()
+        await self._connect()
+        while (left := self._left.get(request_id)) is not None:
+            await left.wait()
         if request_id in self._open:
             raise InvalidRequest(f"request_id: {request_id} is in use on this socket")
-        await self._connect()
         self._open[request_id] = arrivals
-        ended = False
         try:
             await self._send({"type": "generate", **fields})
-            while not ended:
+            while True:
                 arrival = await arrivals.get()
                 self._taken.set()
                 if isinstance(arrival, LabkitError):
-                    ended = True
                     raise arrival
-                ended = isinstance(arrival.events[-1], Terminal)
                 yield arrival
+                if isinstance(arrival.events[-1], Terminal):
+                    return
         finally:
-            self._open.pop(request_id, None)
             self._taken.set()
-            if not ended:
-                with suppress(ConnectionLost):
-                    await self._send({"type": "cancel", "request_id": request_id})
+            if self._open.get(request_id) is arrivals:  # its last event has not come
+                del self._open[request_id]
+                await self._leave(request_id)
 
     @classmethod
     async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
@@ -112,6 +114,18 @@ class WebSocketClient(Client):
                 raise ConnectionLost(f"{self.name}: {self.url}: {error}") from error
             self._reader = asyncio.get_running_loop().create_task(self._read(self._socket))
 
+    async def _leave(self, request_id: str) -> None:
+        """Tell the server to stop, and remember the id until the answer's last event has come."""
+        self._left[request_id] = asyncio.Event()
+        try:
+            await self._send({"type": "cancel", "request_id": request_id})
+        except ConnectionLost:
+            self._ended(request_id)
+
+    def _ended(self, request_id: str) -> None:
+        if (left := self._left.pop(request_id, None)) is not None:
+            left.set()
+
     async def _send(self, fields: dict[str, Any]) -> None:
         assert self._socket is not None
         try:
@@ -133,17 +147,12 @@ class WebSocketClient(Client):
             self._lost(reason)
             await socket.close()
 
-    def _refused(self, arrivals: "asyncio.Queue[Chunk | LabkitError] | None", error: LabkitError) -> None:
-        """Hand an error to the request it names, or to the only one there is."""
-        if arrivals is None and len(self._open) == 1:
-            arrivals = next(iter(self._open.values()))
-        if arrivals is not None:
-            arrivals.put_nowait(error)
-
     def _lost(self, reason: str) -> None:
         for arrivals in self._open.values():
             arrivals.put_nowait(ConnectionLost(f"{self.name}: {reason}"))
         self._open.clear()
+        for request_id in list(self._left):
+            self._ended(request_id)
         self._taken.set()
 
     def _arrived(self, message: str | bytes, received_ns: int) -> None:
@@ -151,14 +160,22 @@ class WebSocketClient(Client):
             replies = msgspec.json.decode(message, type=Reply | list[Reply])
         except msgspec.MsgspecError as error:
             raise ConnectionLost(f"the server's message is none of labkit's: {error}") from error
-        first = replies[0] if isinstance(replies, list) else replies
-        arrivals = self._open.get(first.request_id or "")
-        if first.type == "error":
-            self._refused(arrivals, from_code(first.code, first.message))
+        last = replies[-1] if isinstance(replies, list) else replies
+        request_id = last.request_id or self._only()
+        arrivals = self._open.get(request_id)
+        if last.type in ENDS:
+            self._open.pop(request_id, None)
+            self._ended(request_id)
+        if arrivals is None:  # of an answer that was left, still on its way
             return
-        if arrivals is None:  # an answer that was cancelled here, still on its way
-            return
-        arrivals.put_nowait(Chunk(received_ns, decode(message)))
+        refused = last.type == "error"
+        arrivals.put_nowait(
+            from_code(last.code, last.message) if refused else Chunk(received_ns, decode(message))
+        )
+
+    def _only(self) -> str:
+        """The request that an error without an id must belong to, if there is no other."""
+        return next(iter(self._open)) if len(self._open) == 1 else ""
 
 
 def decode(message: str | bytes) -> list[Event]:

@@ -2,10 +2,15 @@
 
 import asyncio
 import concurrent.futures
+import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from labkit.log import failure, has_left
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,6 +35,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = new_event_loop()
+        self.loop.set_exception_handler(_complain)
         self._closing = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
@@ -76,6 +82,15 @@ class LoopThread:
             for release in AT_END:
                 release(self.loop)
             self.loop.close()
+
+
+def _complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what no task handles as one line; by default asyncio logs a traceback."""
+    error = context.get("exception")
+    if error is None:
+        _log.error("%s", context["message"])
+    elif not has_left(error):
+        failure(_log, context["message"], error)
 
 
 async def _cancel_all() -> None:

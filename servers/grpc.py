@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from labkit.errors import LabkitError, StartError
 from labkit.events import Failed, GenerateRequest
+from labkit.log import adopt
 from labkit.net.grpc_poller import keep_poller
 from labkit.service.admission import Caller
 from labkit.service.service import Service
@@ -63,6 +64,7 @@ class GrpcListener:
     def __init__(self, service: Service) -> None:
         keep_poller()
         self._service = service
+        adopt("grpc")
         self._health = Health(service)
         # Above the service's own limit, so that the service refuses one too many at once and a health check
         # still gets through. A call beyond the transport's limit would wait silently.

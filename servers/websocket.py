@@ -2,7 +2,9 @@
 
 In:  {"type": "generate", "request_id": "a", "prompt": …}   {"type": "cancel", "request_id": "a"}
 Out: the events as JSON, each with its `request_id`; a group of several as a JSON list, one message a write.
-A message that cannot be used is answered by {"type": "error", …} and the socket stays open.
+A message that cannot be used is answered by {"type": "error", …} and the socket stays open. A `cancel` that
+comes too late, or for an id that has no answer, is passed over. An id is free again once its answer has ended
+or is being cancelled; the events of the new answer come after those of the old one.
 """
 
 import asyncio
@@ -11,7 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 from fastapi import WebSocket, WebSocketDisconnect
-from starlette.websockets import WebSocketState
 
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.events import Event, GenerateRequest, Group, Started
@@ -43,8 +44,8 @@ class Conversation:
         self._service = service
         self._socket = socket
         self._caller = Caller(caller(socket).host, connection=uuid4().hex)
-        self._open: dict[str, Delivery] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[str, Delivery] = {}  # the latest of each request id
+        self._tasks: dict[Delivery, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Serve until the client leaves; then stop the work for all its answers."""
@@ -54,10 +55,11 @@ class Conversation:
         except WebSocketDisconnect:
             pass
         finally:
-            for task in self._tasks:
+            tasks = list(self._tasks.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for delivery in self._open.values():  # of tasks that were cancelled before they began
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for delivery in self._tasks:  # of tasks that were cancelled before they began
                 await delivery.aclose()
 
     async def _receive(self) -> None:
@@ -68,12 +70,18 @@ class Conversation:
         try:
             fields = parse(message.get("text"))
             name = fields.get("request_id")
-            request_id = name[:64] if isinstance(name, str) else None
+            request_id = name if isinstance(name, str) and len(name) <= 64 else None
             self._dispatch(fields)
         except LabkitError as error:
             reply = {"type": "error", "request_id": request_id, "code": error.code, "message": str(error)}
-            if self._connected:  # a stop of the server may have closed it just now
-                await self._socket.send_text(json.dumps(reply))
+            await self._send({"type": "websocket.send", "text": json.dumps(reply)})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Send, or raise WebSocketDisconnect if the socket is closed or is about to be."""
+        try:
+            await self._socket.send(message)
+        except RuntimeError as error:  # in this way starlette, uvicorn and uvloop say that it is too late
+            raise WebSocketDisconnect from error
 
     def _dispatch(self, fields: dict[str, Any]) -> None:
         kind = fields.pop("type", None)
@@ -85,40 +93,40 @@ class Conversation:
             raise InvalidRequest("type: use generate or cancel")
 
     def _generate(self, request: GenerateRequest) -> None:
-        if request.request_id in self._open:
+        before = self._open.get(request.request_id or "")
+        if before is not None and before.stream.wanted:
             raise InvalidRequest(f"request_id: {request.request_id} is in use on this socket")
         delivery = self._service.generate(request, self._caller)
-        request_id = delivery.request_id
-        self._open[request_id] = delivery
-        task = asyncio.get_running_loop().create_task(self._answer(request_id, delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        answer = self._answer(delivery, None if before is None else self._tasks[before])
+        self._open[delivery.request_id] = delivery
+        self._tasks[delivery] = asyncio.get_running_loop().create_task(answer)
 
     def _cancel(self, request_id: object) -> None:
-        if not isinstance(request_id, str) or request_id not in self._open:
-            raise InvalidRequest("request_id: no answer of that id is open")
-        self._open[request_id].cancel()
+        if not isinstance(request_id, str):
+            raise InvalidRequest("request_id: a cancel names its answer")
+        if (delivery := self._open.get(request_id)) is not None:
+            delivery.cancel()
 
-    async def _answer(self, request_id: str, delivery: Delivery) -> None:
-        prefix = b'{"request_id":"%b",' % request_id.encode()
+    async def _answer(self, delivery: Delivery, before: "asyncio.Task[None] | None") -> None:
+        """Send an answer, after the one `before` it of the same id."""
+        prefix = b'{"request_id":"%b",' % delivery.request_id.encode()
         try:
+            if before is not None:
+                await asyncio.wait([before])
             async for group in delivery:
-                await self._socket.send({"type": "websocket.send", "text": encode(group, prefix)})
-            if self._service.stopping:
-                await self._leave()
+                await self._send({"type": "websocket.send", "text": encode(group, prefix)})
+            if self._service.stopping and len(self._tasks) == 1:
+                await self._send({"type": "websocket.close", "code": GOING_AWAY})
         except WebSocketDisconnect:
             pass
         finally:
-            del self._open[request_id]
-            await delivery.aclose()
+            await self._forget(delivery)
 
-    async def _leave(self) -> None:
-        if len(self._open) == 1 and self._connected:
-            await self._socket.close(GOING_AWAY)
-
-    @property
-    def _connected(self) -> bool:
-        return self._socket.application_state is WebSocketState.CONNECTED
+    async def _forget(self, delivery: Delivery) -> None:
+        del self._tasks[delivery]
+        if self._open.get(delivery.request_id) is delivery:
+            del self._open[delivery.request_id]
+        await delivery.aclose()
 
 
 def parse(text: str | None) -> dict[str, Any]:

@@ -198,6 +198,8 @@ async def cable(url: str, from_host: str = "127.0.0.1") -> AsyncIterator[Cable]:
     finally:
         server.close()
         laid.cut()
+        await asyncio.sleep(0)  # a connection that came in this turn is plugged in the next
+        laid.cut()
         await asyncio.gather(*pipes, return_exceptions=True)
 
 

@@ -54,8 +54,6 @@ app.command("lab")(lab.command)
 
 
 def main() -> None:
-    # By default gRPC's core writes its own log lines about what labkit reports as an error.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A terminal that cannot show a character shows a question mark instead; by default Python raises.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

@@ -1,5 +1,6 @@
 """`labkit serve`: an engine behind one interface until Ctrl-C."""
 
+import logging
 import signal
 import sys
 import threading
@@ -31,6 +32,7 @@ def command(
     ] = MAX_STREAMS,
 ) -> None:
     """Serve an engine through one interface until Ctrl-C."""
+    logging.getLogger("labkit").addHandler(logging.StreamHandler())  # to stderr, one line each
     with labkit.serve(name, engine, host=host, port=port, flush=flush, max_streams=max_streams) as server:
         stop = _asked_to_stop()  # before the address is printed: who reads it may stop the server at once
         print(f"{name} at {server.url}, engine {engine}, flush {flush}")

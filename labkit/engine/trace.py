@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from labkit.errors import in_one_line
+from labkit.log import failure
 
 State = Literal["waiting", "prefill", "decode", "paused", "evicted", "swapped", "finished", "dropped"]
 """Where a request is. `paused` keeps its KV and computes nothing; `evicted` has lost its KV and has to
@@ -139,6 +139,5 @@ class Watchers:
         try:
             watcher(record)
         except Exception as error:
-            _log.error("a watcher of the scheduler failed and gets no more records: %s", in_one_line(error))
-            _log.debug("its error", exc_info=True)
+            failure(_log, "a watcher of the scheduler failed and gets no more records", error)
             self.leave(watcher)

@@ -19,6 +19,7 @@ from labkit.service.service import Service
 
 FAREWELL_S = 0.1
 START_S = 300.0
+STOP_S = 1.0
 
 
 class ThreadServer(Server):
@@ -116,7 +117,7 @@ class _Running:
             return
         try:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError, RuntimeError):
-                self.thread.run(self._farewell(), timeout=1.0)
+                self.thread.run(self._farewell(), STOP_S)
         finally:  # an interrupt of the wait must not skip this
             self.thread.close()
             if self.owned is not None:

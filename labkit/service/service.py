@@ -10,6 +10,7 @@ from uuid import uuid4
 from labkit.engine.base import Engine
 from labkit.errors import EngineFailed, LabkitError, Stopping
 from labkit.events import Request
+from labkit.log import failure
 from labkit.service.admission import MAX_STREAMS, Admission, Caller
 from labkit.service.delivery import Delivery
 from labkit.service.flush import FlushKnob, FlushPolicy
@@ -68,7 +69,7 @@ class Service:
         except LabkitError:
             raise
         except Exception as error:
-            _log.exception("engine %s", self.engine.name)
+            failure(_log, f"engine {self.engine.name}", error)
             raise EngineFailed(f"{self.engine.name} could not begin: {type(error).__name__}") from error
 
     def _closed(self, delivery: Delivery) -> None:

@@ -8,6 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from labkit.errors import StartError
+from labkit.log import adopt
 from labkit.web.app import forget_handlers
 from labkit.web.deadlines import CountedSocket, Deadlines
 from labkit.web.guard import HEADERS_TOO_LARGE, MAX_BODY, MAX_HEADERS, Guard
@@ -106,8 +107,10 @@ class AsgiListener:
             ws_per_message_deflate=False,
             lifespan="off",
             access_log=False,
+            log_config=None,
             log_level="error",
         )
+        adopt("uvicorn")
         self._server = uvicorn.Server(config)
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[sock]))
         while not self._server.started and not self._task.done():

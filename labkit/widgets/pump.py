@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from labkit.log import failure
+
 _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -113,10 +115,10 @@ class Inbox(Generic[Item]):
         try:
             with self.lock:
                 again = self._drain()
-        except Exception:
+        except Exception as error:
             again = False
             if not self._complained:
-                _log.exception("a widget could not be fed")
+                failure(_log, "a widget could not be fed", error)
             self._complained = True
         # Clear the flag before taking the items: then a producer sees the cleared flag, or its item is here.
         self._awake = again
