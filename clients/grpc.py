@@ -1,16 +1,19 @@
 """gRPC: the server-streaming call `Generate`."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
 
 import grpc
 from grpc import aio
 
-from labkit.client import Chunk, Client
+from labkit.client import END_S, Chunk, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.events import GenerateRequest, Terminal
 from labkit.net.grpc_poller import keep_poller
-from labkit.wire import protobuf
+from labkit.wire import MAX_MESSAGE, protobuf
 from labkit.wire.proto import inference_pb2 as pb
 
 METHOD = "/inference.InferenceService/Generate"
@@ -25,6 +28,7 @@ OPTIONS = [
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 64 * 1024),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
 ]
 
 DRAIN_OPTIONS = [
@@ -44,7 +48,7 @@ class GRPCClient(Client):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         keep_poller()
-        self._channel = aio.insecure_channel(url.partition("://")[2], options=OPTIONS)
+        self._channel = aio.insecure_channel(_target(url), options=OPTIONS)
         self._generate = self._channel.unary_stream(
             METHOD,
             request_serializer=pb.GenerateRequest.SerializeToString,
@@ -53,18 +57,16 @@ class GRPCClient(Client):
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         call = self._generate(protobuf.request_to_proto(request))
-        ended = False
         try:
-            # Read to the call's very end, past the terminal event: if the loop closes before the status
-            # arrives, gRPC logs an error on another loop.
             async for reply in call:
                 received = time.monotonic_ns()
                 events = protobuf.group_from_proto(reply)
-                ended = isinstance(events[-1], Terminal)
                 yield Chunk(received, events)
+                if isinstance(events[-1], Terminal):
+                    await _read_out(call)
+                    return
         except aio.AioRpcError as error:
-            if not ended:
-                raise self._error(error) from error
+            raise self._error(error) from error
         finally:
             call.cancel()
 
@@ -80,7 +82,7 @@ class GRPCClient(Client):
     @classmethod
     async def drain(cls, url: str, request: GenerateRequest, answers: int) -> None:
         question = protobuf.request_to_proto(request).SerializeToString()
-        async with aio.insecure_channel(url.partition("://")[2], options=DRAIN_OPTIONS) as channel:
+        async with aio.insecure_channel(_target(url), options=DRAIN_OPTIONS) as channel:
             generate: aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
                 METHOD, request_serializer=None, response_deserializer=None
             )
@@ -93,3 +95,15 @@ class GRPCClient(Client):
 
     async def aclose(self) -> None:
         await self._channel.close()
+
+
+def _target(url: str) -> str:
+    return url.partition("://")[2].rstrip("/")
+
+
+async def _read_out(call: "aio.UnaryStreamCall[Any, Any]") -> None:
+    """Wait for the call's status, since gRPC logs an error on another loop if this one closes before it."""
+    with suppress(TimeoutError, aio.AioRpcError):
+        async with asyncio.timeout(END_S):
+            async for _ in call:
+                pass

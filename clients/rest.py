@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import time
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -26,15 +25,11 @@ class RESTClient(Client):
         self._http = http.pooled(url)
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        received, body = 0, b""
         try:
             async with self._http.stream(
                 "POST", "/generate", content=native.request_to_json(request)
             ) as response:
-                async for data in response.aiter_raw():
-                    # the time of the last read with data, without what httpx does after it
-                    received = time.monotonic_ns()
-                    body += data
+                received, body = await http.whole(self.name, response)
         except httpx.TransportError as error:
             raise http.lost(self, error) from error
         if response.is_success:

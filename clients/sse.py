@@ -8,11 +8,11 @@ from urllib.parse import quote
 import httpx
 
 from labkit.client import Chunk, Client
-from labkit.events import GenerateRequest
+from labkit.events import Event, Failed, Finished, GenerateRequest, Terminal
 from labkit.net.drain import drain
 from labkit.web import http
 from labkit.wire import native
-from labkit.wire.eventstream import Parser
+from labkit.wire.eventstream import Parser, ServerSentEvent
 
 LAST_HTTP_CHUNK = re.compile(rb"\r\n0\r\n\r\n$")
 
@@ -35,12 +35,18 @@ class SSEClient(Client):
                 "POST", "/generate", content=native.request_to_json(request)
             ) as response:
                 if not response.is_success:
-                    raise http.refusal(response, await response.aread())
-                async for data in response.aiter_raw():
+                    raise http.refusal(response, (await http.whole(self.name, response))[1])
+                http.check_plain(self.name, response)
+                reads = response.aiter_raw()
+                async for data in reads:
                     received = time.monotonic_ns()
-                    events = [native.event_from_json(event.data) for event in parser.feed(data)]
-                    if events:
-                        yield Chunk(received, events)
+                    events = _up_to_the_end(parser.feed(data))
+                    if not events:
+                        continue
+                    yield Chunk(received, events)
+                    if isinstance(events[-1], Terminal):
+                        await http.read_out(reads)
+                        return
         except httpx.TransportError as error:
             raise http.lost(self, error) from error
 
@@ -59,3 +65,13 @@ class SSEClient(Client):
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+
+def _up_to_the_end(blocks: list[ServerSentEvent]) -> list[Event]:
+    """The events of one read; what comes after the last one of the answer is none of the client's."""
+    events: list[Event] = []
+    for block in blocks:
+        events.append(native.event_from_json(block.data))
+        if isinstance(events[-1], (Finished, Failed)):
+            break
+    return events

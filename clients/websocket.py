@@ -16,7 +16,7 @@ from labkit.client import Chunk, Client
 from labkit.errors import ConnectionLost, InvalidRequest, LabkitError, from_code
 from labkit.events import Event, GenerateRequest, Terminal
 from labkit.net.drain import drain
-from labkit.wire import native
+from labkit.wire import MAX_MESSAGE, native
 
 MAX_UNREAD = 64
 ENDS = ("finished", "failed", "error")
@@ -106,6 +106,7 @@ class WebSocketClient(Client):
                     compression=None,
                     proxy=None,
                     max_queue=16,
+                    max_size=MAX_MESSAGE,
                     ping_interval=None,  # while a slow reader holds the socket up, no pong would be seen
                 )
             except OSError as error:

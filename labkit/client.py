@@ -12,6 +12,10 @@ from typing import ClassVar, Self
 from labkit.errors import ConnectionLost
 from labkit.events import Event, Finished, GenerateRequest, Terminal, Token
 
+END_S = 0.25
+"""How long a client waits after the last event for the end of the response, after which it can go on with the
+same connection. Some peers hold a response open."""
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -66,7 +70,7 @@ class Client(ABC):
     """The most CPU time per token, as a multiple of raw sockets' (see `labkit bench transport`)."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = url.rstrip("/")
 
     @abstractmethod
     def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:

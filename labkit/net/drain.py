@@ -30,7 +30,7 @@ async def drain(
     Raises:
         ConnectionLost: the server closed the connection, refused, or an answer ended without its proof.
     """
-    host, _, port = url.partition("://")[2].rpartition(":")
+    host, _, port = url.rstrip("/").partition("://")[2].rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
         if handshake:

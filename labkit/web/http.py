@@ -1,14 +1,19 @@
 """What the HTTP clients share: pooled connections, and labkit's errors out of responses."""
 
+import asyncio
 import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from urllib.request import getproxies
 
 import httpx
 
-from labkit.client import Client
+from labkit.client import END_S, Client
 from labkit.errors import ConnectionLost, LabkitError, from_code
 from labkit.net.http_client import HTTPClient, redirection
 
+MAX_ANSWER = 64 * 2**20
 CODES = {413: "too_large", 431: "too_large", 503: "overloaded", 500: "engine_failed"}
 
 
@@ -19,7 +24,7 @@ def pooled(url: str) -> HTTPClient:
     """
     return HTTPClient(
         base_url=url,
-        headers={"content-type": "application/json"},
+        headers={"content-type": "application/json", "accept-encoding": "identity"},
         timeout=httpx.Timeout(10.0, read=None),
         limits=httpx.Limits(max_connections=None),
         trust_env=False,
@@ -30,6 +35,41 @@ def pooled(url: str) -> HTTPClient:
 def curl() -> str:
     """How a person calls curl for a server on this machine: past the proxy that the environment names."""
     return "curl --noproxy '*'" if getproxies() else "curl"
+
+
+def check_plain(name: str, response: httpx.Response) -> None:
+    """Raise ConnectionLost if something has compressed the body, which holds tokens back."""
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ConnectionLost(
+            f"{name}: the response is {encoding}-encoded, though none was asked for: "
+            "turn compression off in what stands between"
+        )
+
+
+async def whole(name: str, response: httpx.Response) -> tuple[int, bytes]:
+    """Read a body to its end; return the time of the last read with data in ns, and the body.
+
+    Raises:
+        ConnectionLost: it is compressed, or over `MAX_ANSWER` bytes.
+    """
+    check_plain(name, response)
+    received, body = 0, bytearray()
+    async for data in response.aiter_raw():
+        # the time of the last read with data, without what httpx does after it
+        received = time.monotonic_ns()
+        body += data
+        if len(body) > MAX_ANSWER:
+            raise ConnectionLost(f"{name}: the answer is over {MAX_ANSWER} bytes, which is the limit")
+    return received, bytes(body)
+
+
+async def read_out(rest: AsyncIterator[bytes]) -> None:
+    """Read what is left of a body after the last event, since only a whole response frees its connection."""
+    with suppress(TimeoutError, httpx.TransportError):
+        async with asyncio.timeout(END_S):
+            async for _ in rest:
+                pass
 
 
 def refusal(response: httpx.Response, body: bytes) -> LabkitError:

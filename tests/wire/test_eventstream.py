@@ -1,5 +1,6 @@
 """The event-stream format as the HTML standard's own tests have it, however the bytes are cut."""
 
+import time
 from itertools import pairwise
 
 import httpx
@@ -8,6 +9,8 @@ from httpx_sse import EventSource
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from labkit.errors import ConnectionLost
+from labkit.wire import MAX_MESSAGE
 from labkit.wire.eventstream import Parser, ServerSentEvent, encode
 
 Told = list[tuple[str, str, str]]
@@ -177,3 +180,48 @@ def test_what_is_written_is_read(written: list[tuple[str, str, int]]) -> None:
     stream = b"".join(encode(data.encode(), event.encode(), id) for data, event, id in written)
     assert parse(stream) == [(event, data, str(id)) for data, event, id in written]
     assert httpx_sse(stream) == parse(stream)
+
+
+@pytest.mark.parametrize("lines", [1, 1000])
+def test_work_is_linear_in_the_bytes_however_small_the_reads(lines: int) -> None:
+    def seconds(size: int) -> float:
+        stream = (b"data:" + b"x" * (size // lines) + b"\n") * lines + b"\n"
+        parser, start = Parser(), time.process_time()
+        events = [event for cut in range(0, len(stream), 64) for event in parser.feed(stream[cut : cut + 64])]
+        assert [len(event.data) for event in events] == [size // lines * lines + lines - 1]
+        return time.process_time() - start
+
+    small, large = (min(seconds(size) for _ in range(3)) for size in (100_000, 1_600_000))
+    assert large < 64 * small, "sixteen times the bytes; with quadratic work 256 times the seconds"
+
+
+TOO_LARGE = {
+    "one line": (b"data:", b"x" * 65_536),
+    "many lines": (b"", b"data:x\n" * 8192),
+    "no field": (b"", b"\0" * 65_536),
+    "a comment": (b":", b" " * 65_536),
+}
+
+
+@pytest.mark.parametrize(("start", "again"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_event_over_the_limit_is_told(start: bytes, again: bytes) -> None:
+    reads = MAX_MESSAGE // len(again) - 1
+    parser = Parser()
+    assert parse_all(parser, [start, *[again] * reads]) == []
+    with pytest.raises(ConnectionLost, match=f"an event of the stream is over {MAX_MESSAGE} bytes"):
+        parse_all(parser, [again] * reads)
+
+
+def parse_all(parser: Parser, chunks: list[bytes]) -> list[ServerSentEvent]:
+    return [event for chunk in chunks for event in parser.feed(chunk)]
+
+
+def test_the_limit_is_each_event_s_and_the_same_for_any_cut() -> None:
+    fits = b"data:" + b"x" * (MAX_MESSAGE - 5)
+    for cut in (1, 1000, len(fits)):
+        parser = Parser()
+        for _ in range(3):
+            events = parse_all(parser, [fits[:cut], fits[cut:] + b"\n\n"])
+            assert [len(event.data) for event in events] == [MAX_MESSAGE - 5]
+        with pytest.raises(ConnectionLost):
+            parse_all(parser, [fits[:cut], fits[cut:] + b"x\n\n"])
