@@ -73,7 +73,7 @@ def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_BODY:
-            raise HTTPException(413, BODY_TOO_LARGE)
+            raise HTTPException(413, BODY_TOO_LARGE, {"connection": "close"})
         return message
 
     return counted

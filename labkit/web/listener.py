@@ -3,6 +3,9 @@
 import asyncio
 import errno
 import socket
+import sys
+from contextlib import suppress
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -10,16 +13,23 @@ from starlette.types import ASGIApp
 from labkit.errors import StartError
 from labkit.log import adopt
 from labkit.web.app import forget_handlers
-from labkit.web.deadlines import CountedSocket, Deadlines
+from labkit.web.deadlines import Deadlines
 from labkit.web.guard import HEADERS_TOO_LARGE, MAX_BODY, MAX_HEADERS, Guard
+from labkit.web.patience import Patience
+from labkit.web.pipeline import Pipeline
+from labkit.web.sockets import Sockets
+from labkit.web.turns import Turns
+
+TCP_RTO_MAX_MS = 44  # linux/tcp.h; Python's socket module does not name it yet
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Open a TCP listener whose connections hold little in the kernel and notice a peer that is gone.
 
     The send buffer is 16 KiB. With the kernel's default, tens of thousands of tokens would go to a stalled
-    reader before backpressure reaches the engine. On Linux the time-outs end a connection about ten seconds
-    after its peer has gone, or has stopped reading.
+    reader before backpressure reaches the engine. Keepalive ends an idle connection about eleven seconds
+    after its peer has gone, and `Patience` ends one for which bytes wait. For its sake the kernel asks an
+    unheard peer again every four seconds at most (Linux 6.15).
 
     Raises:
         StartError: the port is in use, or the address is not one of this machine's.
@@ -33,10 +43,12 @@ def listen(host: str, port: int) -> socket.socket:
         ("TCP_KEEPIDLE", 5),
         ("TCP_KEEPINTVL", 2),
         ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 10_000),
     ):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    if sys.platform == "linux":
+        with suppress(OSError):  # an older kernel
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, 4_000)
     try:
         sock.bind((host, port))
         sock.listen(1024)
@@ -54,18 +66,22 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
-class BoundedLines(Deadlines):
-    """uvicorn's HTTP/1.1 parser with a limit on headers and trailers, which uvicorn does not have."""
+class BoundedLines(Deadlines, Pipeline):
+    """uvicorn's HTTP/1.1 parser with limits that it lacks: on headers, on trailers, on a refused body."""
 
     _pending = 0  # bytes since the last complete headers, part of a body, or message
+    _body = 0  # bytes of the body so far
 
     def on_headers_complete(self) -> None:
-        self._pending = 0
+        self._pending = self._body = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
+        self._body += len(body)
         super().on_body(body)
+        if self._body > MAX_BODY and self.cycle.response_complete:
+            self.transport.close()  # it has its answer and sends on
 
     def on_message_complete(self) -> None:
         self._pending = 0
@@ -82,6 +98,10 @@ class BoundedLines(Deadlines):
         self.refuse(400, "invalid_request", msg)
 
 
+def _connection(**options: Any) -> Turns:
+    return Turns(BoundedLines(**options))
+
+
 class AsgiListener:
     """Runs one ASGI app with uvicorn on the running loop."""
 
@@ -90,6 +110,7 @@ class AsgiListener:
         self._app = app
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen and serve; returns the port.
@@ -100,11 +121,12 @@ class AsgiListener:
         sock = listen(host, port)
         config = uvicorn.Config(
             Guard(self._app, host),
-            http=BoundedLines,
-            ws=CountedSocket,
+            http=_connection,  # type: ignore[arg-type]
+            ws=Sockets,
             timeout_keep_alive=60,  # `Deadlines` ends it before
             ws_max_size=MAX_BODY,
             ws_per_message_deflate=False,
+            ws_ping_timeout=None,  # a slow reader comes to a ping late: `Patience` judges it by what it reads
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -117,12 +139,15 @@ class AsgiListener:
             await asyncio.sleep(0.005)
         if not self._server.started:
             raise StartError("the HTTP server ended as it began") from self._task.exception()
+        connections = self._server.server_state.connections
+        self._watch = asyncio.get_running_loop().create_task(Patience(connections).watch())
         return int(sock.getsockname()[1])
 
     async def stop(self, grace_s: float = 0.4) -> None:
         """Let the responses end, then abort the connections whose responses have not ended."""
-        if self._server is None or self._task is None:
+        if self._server is None or self._task is None or self._watch is None:
             return
+        self._watch.cancel()
         self._server.should_exit = True
         _, unfinished = await asyncio.wait([self._task], timeout=grace_s)
         if unfinished:

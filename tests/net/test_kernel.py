@@ -1,0 +1,89 @@
+"""What the kernel says of a connection, against what its two ends did."""
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from support import PATIENCE_S
+
+from labkit.net.kernel import Kernel, Sight
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel says it")
+
+Ends = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    """A server's end of a connection and its client's, on one machine."""
+    host = request.param
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        try:
+            listener.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no {host}: {error}")
+        listener.listen()
+        with socket.create_connection(listener.getsockname()[:2]) as client:
+            server, _ = listener.accept()
+            with server:
+                yield server, client
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    kernel = Kernel()
+    yield kernel
+    kernel.close()
+
+
+def look(kernel: Kernel, server: socket.socket) -> Sight:
+    sight = kernel.look(server)
+    assert sight is not None
+    return sight
+
+
+def settled_waiting(kernel: Kernel, server: socket.socket) -> int:
+    end = time.monotonic() + PATIENCE_S
+    while (waiting := kernel.waiting(server)) and time.monotonic() < end:
+        time.sleep(0.005)
+    return waiting
+
+
+def test_taken_is_what_the_program_has_read(ends: Ends, kernel: Kernel) -> None:
+    server, client = ends
+    server.sendall(b"x" * 5_000)
+    assert look(kernel, server) == Sight(taken=0, exact=True)
+    for taken in (1, 3_000):
+        client.recv(taken - look(kernel, server).taken)
+        assert look(kernel, server).taken == taken
+
+
+def test_waiting_is_what_the_peer_has_not_acknowledged(ends: Ends, kernel: Kernel) -> None:
+    server, _ = ends
+    assert kernel.waiting(server) == 0
+    server.setblocking(False)
+    sent = 0
+    with suppress(BlockingIOError):
+        while sent < 2**30:
+            sent += server.send(b"x" * 65_536)
+    assert 0 < kernel.waiting(server) <= sent
+
+
+def test_without_sock_diag_what_is_acknowledged_counts(ends: Ends, kernel: Kernel) -> None:
+    server, _ = ends
+    kernel.close()
+    server.sendall(b"x" * 5_000)
+    assert settled_waiting(kernel, server) == 0
+    assert look(kernel, server) == Sight(taken=5_000, exact=False)
+
+
+def test_peer_that_has_closed_is_seen(ends: Ends, kernel: Kernel) -> None:
+    server, client = ends
+    client.close()
+    end = time.monotonic() + PATIENCE_S
+    while not look(kernel, server).closed and time.monotonic() < end:
+        time.sleep(0.005)
+    assert look(kernel, server).closed

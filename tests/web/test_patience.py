@@ -1,0 +1,48 @@
+"""Who is cut: whoever takes nothing of what waits, and no one who reads slowly."""
+
+import pytest
+
+from labkit.net.kernel import Sight
+from labkit.web.patience import LARGEST_READ, LONGEST_S, Peer
+
+
+def seconds_until_cut(peer: Peer, taken: int, waiting: int = 1, exact: bool = True) -> int | None:
+    """Look every second at a peer that takes no more; None if it is not cut within ten minutes."""
+    for second in range(1, 600):
+        if peer.has_left(Sight(taken, exact), waiting, 1.0):
+            return second
+    return None
+
+
+def test_who_takes_nothing_is_cut_after_ten_seconds() -> None:
+    assert seconds_until_cut(Peer(), 0) == 11
+
+
+@pytest.mark.parametrize("pace", [50, 500, 4_000, 10**7])
+def test_steady_reader_is_not_cut_and_is_when_it_stops(pace: int) -> None:
+    peer = Peer()
+    assert not any(peer.has_left(Sight(pace * second, True), 10**5, 1.0) for second in range(600))
+    left = seconds_until_cut(peer, pace * 599)
+    assert left == 11
+
+
+@pytest.mark.parametrize(("bite", "patience_s"), [(20_000, 40), (65_536, LONGEST_S), (LARGEST_READ + 1, 10)])
+def test_bite_earns_the_time_in_which_a_person_reads_it(bite: int, patience_s: float) -> None:
+    peer = Peer()
+    assert not peer.has_left(Sight(bite, True), 1, 1.0)
+    assert seconds_until_cut(peer, bite) == patience_s + 1
+
+
+def test_peer_for_which_nothing_waits_is_not_cut() -> None:
+    assert seconds_until_cut(Peer(), 0, waiting=0) is None
+
+
+def test_peer_whose_reading_is_hidden_has_longer() -> None:
+    assert seconds_until_cut(Peer(), 0, exact=False) == LONGEST_S + 1
+
+
+def test_peer_that_answers_no_more_is_cut_whatever_it_has_earned() -> None:
+    peer = Peer()
+    assert not peer.has_left(Sight(65_536, True), 1, 1.0)
+    assert not peer.has_left(Sight(65_536, True, unheard_s=9.0), 1, 1.0)
+    assert peer.has_left(Sight(65_536, True, unheard_s=10.5), 1, 1.0)
