@@ -1,7 +1,7 @@
 """Cuts a connection whose peer takes nothing of what waits for it, or has gone.
 
 TCP_USER_TIMEOUT does not serve, since it also ends a connection whose peer reads steadily with a full receive
-buffer. Progress is what the peer's program has read (see `labkit/net/kernel.py`), looked at every second.
+buffer. Progress is what the peer's program has read (see `labkit/net/tcp.py`), looked at every second.
 
 Who takes nothing for ten seconds is cut. But programs read in bites: one read takes 64 KiB, which lasts a
 person at ten tokens a second for a minute, and meanwhile the program takes nothing. So a bite earns the time
@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-from labkit.net.kernel import Kernel, Sight
+from labkit.net.tcp import Observer, Sight
 
 EVERY_S = 1.0
 SHORTEST_S = 10.0
@@ -63,7 +63,7 @@ class Patience:
 
     def __init__(self, connections: Collection[Connection]) -> None:
         self._connections = connections
-        self._kernel = Kernel()
+        self._observer = Observer()
         self._peers: dict[Connection, Peer] = {}
 
     async def watch(self) -> None:
@@ -76,7 +76,7 @@ class Patience:
                 # If the loop stood still, that is not the peers' fault.
                 await self._look_at_all(min(elapsed_s, 2 * EVERY_S))
         finally:
-            self._kernel.close()
+            self._observer.close()
 
     async def _look_at_all(self, elapsed_s: float) -> None:
         self._peers = {each: self._peers.get(each) or Peer() for each in self._connections}
@@ -92,8 +92,8 @@ class Patience:
             return False
         buffered = transport.get_write_buffer_size()
         try:
-            sight = self._kernel.look(sock) or Sight(-buffered, exact=False)
-            waiting = buffered + self._kernel.waiting(sock)
+            sight = self._observer.look(sock) or Sight(-buffered, exact=False)
+            waiting = buffered + self._observer.waiting(sock)
         except OSError:
             return True  # the connection was reset
         return peer.has_left(sight, waiting, elapsed_s) or (sight.closed and not transport.is_closing())

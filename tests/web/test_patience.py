@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.net.kernel import Sight
+from labkit.net.tcp import Sight
 from labkit.web.patience import LARGEST_READ, LONGEST_S, Peer
 
 

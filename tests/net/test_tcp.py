@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from support import PATIENCE_S
 
-from labkit.net.kernel import Kernel, Sight
+from labkit.net.tcp import Observer, Sight
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel says it")
 
@@ -33,57 +33,57 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 
 @pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    kernel = Kernel()
-    yield kernel
-    kernel.close()
+def observer() -> Iterator[Observer]:
+    observer = Observer()
+    yield observer
+    observer.close()
 
 
-def look(kernel: Kernel, server: socket.socket) -> Sight:
-    sight = kernel.look(server)
+def look(observer: Observer, server: socket.socket) -> Sight:
+    sight = observer.look(server)
     assert sight is not None
     return sight
 
 
-def settled_waiting(kernel: Kernel, server: socket.socket) -> int:
+def settled_waiting(observer: Observer, server: socket.socket) -> int:
     end = time.monotonic() + PATIENCE_S
-    while (waiting := kernel.waiting(server)) and time.monotonic() < end:
+    while (waiting := observer.waiting(server)) and time.monotonic() < end:
         time.sleep(0.005)
     return waiting
 
 
-def test_taken_is_what_the_program_has_read(ends: Ends, kernel: Kernel) -> None:
+def test_taken_is_what_the_program_has_read(ends: Ends, observer: Observer) -> None:
     server, client = ends
     server.sendall(b"x" * 5_000)
-    assert look(kernel, server) == Sight(taken=0, exact=True)
+    assert look(observer, server) == Sight(taken=0, exact=True)
     for taken in (1, 3_000):
-        client.recv(taken - look(kernel, server).taken)
-        assert look(kernel, server).taken == taken
+        client.recv(taken - look(observer, server).taken)
+        assert look(observer, server).taken == taken
 
 
-def test_waiting_is_what_the_peer_has_not_acknowledged(ends: Ends, kernel: Kernel) -> None:
+def test_waiting_is_what_the_peer_has_not_acknowledged(ends: Ends, observer: Observer) -> None:
     server, _ = ends
-    assert kernel.waiting(server) == 0
+    assert observer.waiting(server) == 0
     server.setblocking(False)
     sent = 0
     with suppress(BlockingIOError):
         while sent < 2**30:
             sent += server.send(b"x" * 65_536)
-    assert 0 < kernel.waiting(server) <= sent
+    assert 0 < observer.waiting(server) <= sent
 
 
-def test_without_sock_diag_what_is_acknowledged_counts(ends: Ends, kernel: Kernel) -> None:
+def test_without_sock_diag_what_is_acknowledged_counts(ends: Ends, observer: Observer) -> None:
     server, _ = ends
-    kernel.close()
+    observer.close()
     server.sendall(b"x" * 5_000)
-    assert settled_waiting(kernel, server) == 0
-    assert look(kernel, server) == Sight(taken=5_000, exact=False)
+    assert settled_waiting(observer, server) == 0
+    assert look(observer, server) == Sight(taken=5_000, exact=False)
 
 
-def test_peer_that_has_closed_is_seen(ends: Ends, kernel: Kernel) -> None:
+def test_peer_that_has_closed_is_seen(ends: Ends, observer: Observer) -> None:
     server, client = ends
     client.close()
     end = time.monotonic() + PATIENCE_S
-    while not look(kernel, server).closed and time.monotonic() < end:
+    while not look(observer, server).closed and time.monotonic() < end:
         time.sleep(0.005)
-    assert look(kernel, server).closed
+    assert look(observer, server).closed

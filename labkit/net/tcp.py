@@ -40,7 +40,7 @@ class Sight(NamedTuple):
     closed: bool = False  # whether the peer has closed its end
 
 
-class Kernel:
+class Observer:
     """Asks the kernel about connections. Elsewhere than on Linux it sees nothing."""
 
     def __init__(self) -> None:
