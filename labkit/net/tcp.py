@@ -34,8 +34,7 @@ ESTABLISHED, LISTENING = 1, 10
 class Sight(NamedTuple):
     """One look at a connection."""
 
-    taken: int  # bytes that the peer took since it connected
-    exact: bool  # whether its program took them; else its kernel acknowledged them
+    acknowledged: int = 0  # bytes, since the peer connected
     unheard_s: float = 0.0  # how long the peer's kernel has owed ours an answer; 0 if it owes none
     closed: bool = False  # whether the peer has closed its end
 
@@ -57,7 +56,7 @@ class Observer:
         return int(struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0])
 
     def look(self, sock: socket.socket) -> Sight | None:
-        """What the peer of `sock` has taken; None where the kernel does not say.
+        """What is seen of the connection without asking about its peer; None where the kernel does not say.
 
         Raises:
             OSError: the connection has ended.
@@ -67,12 +66,14 @@ class Observer:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_BYTES)
         owed = info[RETRANSMITS] + info[PROBES] > 1  # one may have got lost, or have just been sent
         unheard_ms = _number("=I", info, LAST_ACK_RECV) if owed else 0
-        read = self._read_by_peer(sock)
-        taken = _number("=Q", info, BYTES_ACKED) if read is None else read
-        return Sight(taken, read is not None, unheard_ms / 1000, closed=info[STATE] != ESTABLISHED)
+        return Sight(_number("=Q", info, BYTES_ACKED), unheard_ms / 1000, info[STATE] != ESTABLISHED)
 
-    def _read_by_peer(self, sock: socket.socket) -> int | None:
-        """How many bytes the peer's program has read; None if its socket is none of this machine's."""
+    def read_by_peer(self, sock: socket.socket) -> int | None:
+        """How many bytes the peer's program has read; None if its socket is none of this machine's.
+
+        Raises:
+            OSError: the connection has ended.
+        """
         if self._diag is None:
             return None
         (peer, peer_port), (own, own_port) = sock.getpeername()[:2], sock.getsockname()[:2]

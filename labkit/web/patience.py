@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-from labkit.net.tcp import Observer, Sight
+from labkit.net.tcp import Observer
 
 EVERY_S = 1.0
 SHORTEST_S = 10.0
@@ -37,25 +37,28 @@ class Peer:
     """What is known of a connection's peer."""
 
     def __init__(self) -> None:
-        self._taken = 0
+        self.acknowledged = 0
+        self.taken = 0
         self._idle_s = 0.0
         self._patience_s = SHORTEST_S
 
-    def has_left(self, sight: Sight, waiting: int, elapsed_s: float) -> bool:
+    def has_left(self, taken: int, exact: bool, waiting: int, elapsed_s: float) -> bool:
         """Take in one more look; returns whether the connection is to be cut.
 
         Args:
+            taken: bytes since it connected.
+            exact: whether the peer's program took them; else they left this machine.
             waiting: bytes that the peer could take now.
             elapsed_s: the time since the last look.
         """
-        bite, self._taken = sight.taken - self._taken, sight.taken
+        bite, self.taken = taken - self.taken, taken
         self._idle_s = 0.0 if bite or not waiting else self._idle_s + elapsed_s
-        if not sight.exact:
+        if not exact:
             self._patience_s = LONGEST_S
         elif bite:
             earned_s = 0.0 if bite > LARGEST_READ else bite / SLOW_PACE
             self._patience_s = min(max(earned_s, SHORTEST_S), LONGEST_S)
-        return self._idle_s > self._patience_s or sight.unheard_s > SHORTEST_S
+        return self._idle_s > self._patience_s
 
 
 class Patience:
@@ -92,8 +95,17 @@ class Patience:
             return False
         buffered = transport.get_write_buffer_size()
         try:
-            sight = self._observer.look(sock) or Sight(-buffered, exact=False)
             waiting = buffered + self._observer.waiting(sock)
+            sight = self._observer.look(sock)
+            if sight is None:
+                return peer.has_left(-buffered, False, waiting, elapsed_s)
+            if sight.unheard_s > SHORTEST_S or (sight.closed and not transport.is_closing()):
+                return True
+            if not waiting and sight.acknowledged == peer.acknowledged:
+                return False  # nothing to take, and nothing was
+            peer.acknowledged = sight.acknowledged
+            read = self._observer.read_by_peer(sock)
         except OSError:
             return True  # the connection was reset
-        return peer.has_left(sight, waiting, elapsed_s) or (sight.closed and not transport.is_closing())
+        taken = sight.acknowledged if read is None else read
+        return peer.has_left(taken, read is not None, waiting, elapsed_s)

@@ -55,10 +55,11 @@ def settled_waiting(observer: Observer, server: socket.socket) -> int:
 def test_taken_is_what_the_program_has_read(ends: Ends, observer: Observer) -> None:
     server, client = ends
     server.sendall(b"x" * 5_000)
-    assert look(observer, server) == Sight(taken=0, exact=True)
-    for taken in (1, 3_000):
-        client.recv(taken - look(observer, server).taken)
-        assert look(observer, server).taken == taken
+    assert observer.read_by_peer(server) == 0
+    client.recv(1)
+    assert observer.read_by_peer(server) == 1
+    client.recv(2_999)
+    assert observer.read_by_peer(server) == 3_000
 
 
 def test_waiting_is_what_the_peer_has_not_acknowledged(ends: Ends, observer: Observer) -> None:
@@ -72,12 +73,16 @@ def test_waiting_is_what_the_peer_has_not_acknowledged(ends: Ends, observer: Obs
     assert 0 < observer.waiting(server) <= sent
 
 
-def test_without_sock_diag_what_is_acknowledged_counts(ends: Ends, observer: Observer) -> None:
+def test_acknowledged_is_what_the_kernel_of_the_peer_has(ends: Ends, observer: Observer) -> None:
     server, _ = ends
-    observer.close()
     server.sendall(b"x" * 5_000)
     assert settled_waiting(observer, server) == 0
-    assert look(observer, server) == Sight(taken=5_000, exact=False)
+    assert look(observer, server) == Sight(acknowledged=5_000)
+
+
+def test_what_cannot_be_asked_is_not_known(ends: Ends, observer: Observer) -> None:
+    observer.close()
+    assert observer.read_by_peer(ends[0]) is None
 
 
 def test_peer_that_has_closed_is_seen(ends: Ends, observer: Observer) -> None:

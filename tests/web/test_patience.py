@@ -2,14 +2,14 @@
 
 import pytest
 
-from labkit.net.tcp import Sight
-from labkit.web.patience import LARGEST_READ, LONGEST_S, Peer
+from labkit.net.tcp import Observer, Sight
+from labkit.web.patience import LARGEST_READ, LONGEST_S, SHORTEST_S, Patience, Peer
 
 
 def seconds_until_cut(peer: Peer, taken: int, waiting: int = 1, exact: bool = True) -> int | None:
     """Look every second at a peer that takes no more; None if it is not cut within ten minutes."""
     for second in range(1, 600):
-        if peer.has_left(Sight(taken, exact), waiting, 1.0):
+        if peer.has_left(taken, exact, waiting, 1.0):
             return second
     return None
 
@@ -21,7 +21,7 @@ def test_who_takes_nothing_is_cut_after_ten_seconds() -> None:
 @pytest.mark.parametrize("pace", [50, 500, 4_000, 10**7])
 def test_steady_reader_is_not_cut_and_is_when_it_stops(pace: int) -> None:
     peer = Peer()
-    assert not any(peer.has_left(Sight(pace * second, True), 10**5, 1.0) for second in range(600))
+    assert not any(peer.has_left(pace * second, True, 10**5, 1.0) for second in range(600))
     left = seconds_until_cut(peer, pace * 599)
     assert left == 11
 
@@ -29,7 +29,7 @@ def test_steady_reader_is_not_cut_and_is_when_it_stops(pace: int) -> None:
 @pytest.mark.parametrize(("bite", "patience_s"), [(20_000, 40), (65_536, LONGEST_S), (LARGEST_READ + 1, 10)])
 def test_bite_earns_the_time_in_which_a_person_reads_it(bite: int, patience_s: float) -> None:
     peer = Peer()
-    assert not peer.has_left(Sight(bite, True), 1, 1.0)
+    assert not peer.has_left(bite, True, 1, 1.0)
     assert seconds_until_cut(peer, bite) == patience_s + 1
 
 
@@ -41,8 +41,52 @@ def test_peer_whose_reading_is_hidden_has_longer() -> None:
     assert seconds_until_cut(Peer(), 0, exact=False) == LONGEST_S + 1
 
 
-def test_peer_that_answers_no_more_is_cut_whatever_it_has_earned() -> None:
-    peer = Peer()
-    assert not peer.has_left(Sight(65_536, True), 1, 1.0)
-    assert not peer.has_left(Sight(65_536, True, unheard_s=9.0), 1, 1.0)
-    assert peer.has_left(Sight(65_536, True, unheard_s=10.5), 1, 1.0)
+class Transport:
+    """A transport whose peer has taken all; what is written of its connection, the test says."""
+
+    def __init__(self, closing: bool = False) -> None:
+        self.transport = self  # it is its own connection
+        self.aborted = False
+        self._closing = closing
+
+    def get_extra_info(self, name: str) -> "Transport":
+        return self
+
+    def fileno(self) -> int:
+        return 0
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("sight", "closing", "cut"),
+    [
+        (Sight(), False, False),
+        (Sight(unheard_s=SHORTEST_S - 1), False, False),
+        (Sight(unheard_s=SHORTEST_S + 1), False, True),
+        (Sight(closed=True), False, True),
+        (Sight(closed=True), True, False),
+        (OSError("reset"), False, True),
+    ],
+    ids=["there", "late", "unheard", "closed", "closed and flushing", "reset"],
+)
+async def test_peer_that_has_gone_is_cut(
+    monkeypatch: pytest.MonkeyPatch, sight: Sight | OSError, closing: bool, cut: bool
+) -> None:
+    def look(_observer: Observer, _sock: object) -> Sight:
+        if isinstance(sight, OSError):
+            raise sight
+        return sight
+
+    monkeypatch.setattr(Observer, "waiting", lambda _observer, _sock: 0)
+    monkeypatch.setattr(Observer, "look", look)
+    transport = Transport(closing)
+    await Patience([transport])._look_at_all(1.0)  # type: ignore[list-item]
+    assert transport.aborted == cut
