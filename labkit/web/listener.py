@@ -145,9 +145,10 @@ class AsgiListener:
 
     async def stop(self, grace_s: float = 0.4) -> None:
         """Let the responses end, then abort the connections whose responses have not ended."""
-        if self._server is None or self._task is None or self._watch is None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._server is None or self._task is None:
             return
-        self._watch.cancel()
         self._server.should_exit = True
         _, unfinished = await asyncio.wait([self._task], timeout=grace_s)
         if unfinished:
