@@ -42,11 +42,12 @@ def test_peer_whose_reading_is_hidden_has_longer() -> None:
 
 
 class Transport:
-    """A transport whose peer has taken all; what is written of its connection, the test says."""
+    """A transport; what the kernel says of its connection, the test says."""
 
     def __init__(self, closing: bool = False) -> None:
         self.transport = self  # it is its own connection
         self.aborted = False
+        self.buffered = 0
         self._closing = closing
 
     def get_extra_info(self, name: str) -> "Transport":
@@ -56,7 +57,7 @@ class Transport:
         return 0
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.buffered
 
     def is_closing(self) -> bool:
         return self._closing
@@ -90,3 +91,17 @@ async def test_peer_that_has_gone_is_cut(
     transport = Transport(closing)
     await Patience([transport])._look_at_all(1.0)  # type: ignore[list-item]
     assert transport.aborted == cut
+
+
+@pytest.mark.parametrize("moves", [False, True])
+async def test_where_the_kernel_says_nothing_the_own_buffer_must_do(
+    monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    monkeypatch.setattr(Observer, "waiting", lambda _observer, _sock: 0)
+    monkeypatch.setattr(Observer, "look", lambda _observer, _sock: None)
+    transport = Transport()
+    patience = Patience([transport])  # type: ignore[list-item]
+    for second in range(int(LONGEST_S) + 5):
+        transport.buffered = 70_000 + (second % 50 if moves else 0)
+        await patience._look_at_all(1.0)
+    assert transport.aborted != moves
