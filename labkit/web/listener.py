@@ -66,7 +66,7 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
-class BoundedLines(Deadlines, Pipeline):
+class BoundedLines(Pipeline, Deadlines):
     """uvicorn's HTTP/1.1 parser with limits that it lacks: on headers, on trailers, on a refused body."""
 
     _pending = 0  # bytes since the last complete headers, part of a body, or message

@@ -38,10 +38,21 @@ class Pipeline(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.pipeline.clear()
-        if self._current is not None and not self._current.response_complete:
+        if self._answers and self._current is not None:
             self._current.disconnected = True
             self._current.message_event.set()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._answers:
+            self.transport.abort()  # the socket's frames would fall between the answer's bytes
+        else:
+            super().handle_websocket_upgrade()
+
+    @property
+    def _answers(self) -> bool:
+        """Whether a response is under way."""
+        return self._current is not None and not self._current.response_complete
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle

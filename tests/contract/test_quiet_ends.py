@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from raw_client import CHUNKED, GET, connections, dial, post
+from raw_client import CHUNKED, GET, UPGRADE, connections, dial, post
 from support import PATIENCE_S, Watched, http_borne, thread_server, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -73,7 +73,7 @@ async def test_client_that_leaves_while_it_pipelines(
     monkeypatch.setattr(patience, "EVERY_S", 0.1)
     engine = Watched(tokens=60_000, interval_ms=1)
     with thread_server(interface, engine) as server:
-        for requests in (POST + GET * 20, GET * 20 + POST * 5, GET * 100):
+        for requests in (POST + GET * 20, GET * 20 + POST * 5, GET * 100, POST + UPGRADE):
             client = dial(server)
             client.sendall(requests)
             await asyncio.sleep(0.05)
