@@ -1,7 +1,8 @@
 """An engine in a process of its own (`labkit/engine/isolated_child.py` is what runs in it).
 
 A request is a connection to a port of the subprocess on loopback. One line of JSON is the request, each line
-that comes back is an event. So the sockets carry the backpressure, and to close one is to cancel.
+that comes back is an event, or says after `BROKEN` why the engine there answers no more. So the sockets carry
+the backpressure, and to close one is to cancel.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from labkit.wire import native
 
 PROGRAM = Path(__file__).with_name("isolated_child.py")
 HOST = "127.0.0.1"
+BROKEN = b"broken "
 START_S = 300.0  # the weights of a large model take minutes from a slow disk
 TUNE_S = 60.0
 READ = 4096
@@ -48,6 +50,7 @@ class IsolatedEngine(TaskEngine):
         super().__init__(f"process:{address['name']}")
         self._port: int = address["port"]
         self._lost = False
+        self._broken: str | None = None
 
     @property
     def pid(self) -> int:
@@ -56,7 +59,7 @@ class IsolatedEngine(TaskEngine):
     @property
     def failed(self) -> str | None:
         self._lost = self._lost or not self._child.running
-        return super().failed or (self._loss() if self._lost else None)
+        return super().failed or self._broken or (self._loss() if self._lost else None)
 
     def tune(self, **knobs: Any) -> None:
         """As `Engine.tune`; the knobs are those of the engine in the subprocess.
@@ -86,7 +89,10 @@ class IsolatedEngine(TaskEngine):
                 while data := await reader.read(READ):
                     *lines, rest = (rest + data).split(b"\n")
                     for line in lines:
-                        await _pass_on(native.event_from_json(line), stream)
+                        if line.startswith(BROKEN):
+                            self._broken = str(json.loads(line[len(BROKEN) :]))
+                        else:
+                            await _pass_on(native.event_from_json(line), stream)
             finally:
                 writer.close()
         if stream.wanted:  # the connection has ended before the stream

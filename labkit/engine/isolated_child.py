@@ -11,11 +11,11 @@ from typing import Any
 from labkit.background import LoopThread
 from labkit.engine import create_engine
 from labkit.engine.base import Checkable, Engine
-from labkit.errors import LabkitError
-from labkit.events import Failed, GenerateRequest
+from labkit.engine.isolated import BROKEN, HOST
+from labkit.errors import LabkitError, in_one_line
+from labkit.events import Event, Failed, GenerateRequest
 from labkit.wire import native
 
-HOST = "127.0.0.1"
 MAX_REQUEST = 256 * 1024
 SEND_BUFFER = 16 * 1024  # the kernel's default holds thousands of tokens of a reader that stalls
 
@@ -48,10 +48,9 @@ async def _listen(engine: Engine) -> int:
         except (OSError, asyncio.CancelledError):  # the parent has left, or this process is about to end
             pass
         except LabkitError as error:
-            writer.write(native.to_json(Failed(0, error.code, str(error))) + b"\n")
+            _write(writer, Failed(0, error.code, str(error)), engine)
         except Exception as error:
-            message = f"{engine.name}: {type(error).__name__}: {error}"
-            writer.write(native.to_json(Failed(0, "engine_failed", message)) + b"\n")
+            _write(writer, Failed(0, "engine_failed", f"{engine.name}: {in_one_line(error)}"), engine)
         finally:
             writer.close()
 
@@ -69,8 +68,15 @@ async def _answer(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.
     leaving.add_done_callback(lambda _: stream.close())
     try:
         async for event in stream:
-            writer.write(native.to_json(event) + b"\n")
+            _write(writer, event, engine)
             await writer.drain()
     finally:
         leaving.cancel()
         stream.close()
+
+
+def _write(writer: asyncio.StreamWriter, event: Event, engine: Engine) -> None:
+    """Write an event as a line; before a failure, a line that says why the engine is broken, if it is."""
+    if isinstance(event, Failed) and engine.failed is not None:
+        writer.write(BROKEN + json.dumps(engine.failed).encode() + b"\n")
+    writer.write(native.to_json(event) + b"\n")
