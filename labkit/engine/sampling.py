@@ -77,9 +77,7 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
 def _check(numbers: Iterable[float]) -> None:
     """Refuse NaN and infinity, which the greatest logit or the sum of a row's chances is if a logit is."""
     if not all(map(math.isfinite, numbers)):
-        raise FloatingPointError(
-            "the model has computed a number that is not finite, so no token is the next"
-        )
+        raise FloatingPointError("a logit is not finite: check the model's weights, or use dtype=float32")
 
 
 def _limited(logits: Tensor, sampler: Sampler) -> Tensor:
