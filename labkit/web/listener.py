@@ -92,7 +92,7 @@ class BoundedLines(Pipeline, Deadlines):
         super().data_received(data)
         if self._pending <= MAX_HEADERS or self.transport.is_closing():
             return
-        self.refuse(431, "too_large", HEADERS_TOO_LARGE)
+        self.refuse(431 if self.headers else 400, "too_large", HEADERS_TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "invalid_request", msg)

@@ -32,14 +32,14 @@ class Health(BaseModel):
 
 
 _MEANING = {
-    400: "The bytes are no HTTP/1.1 request, or its body is no JSON",
+    400: "The bytes are no HTTP/1.1 request, its address is too long, or its body is no JSON",
     403: "The request comes from a page of another origin",
     405: "Not a method of this address; `Allow` lists those that are",
     408: "The request did not arrive in time",
     413: "The body is too large",
     421: "The Host header names another machine",
     422: "A field is missing, unknown, of the wrong type or out of range",
-    431: "The address and the headers are too large",
+    431: "The headers are too large",
     500: "The engine failed",
     503: "No place is free, or the server is stopping; `Retry-After` says when to ask again",
 }

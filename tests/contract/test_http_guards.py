@@ -245,6 +245,12 @@ async def test_headers_over_the_limit_are_refused(server: ThreadServer) -> None:
     await assert_serves(server)
 
 
+async def test_an_endless_address_is_a_bad_request(server: ThreadServer) -> None:
+    answer = await raw(server, b"GET /health?" + b"x" * (MAX_HEADERS + 1))
+    assert answer.startswith(b"HTTP/1.1 400 ") and b'"too_large"' in answer
+    await assert_serves(server)
+
+
 @pytest.mark.parametrize(
     "head",
     [
