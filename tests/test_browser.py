@@ -20,7 +20,7 @@ from support import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 CHAPTER = "00_one_prompt_four_interfaces.ipynb"
-TOKENS = 200
+TOKENS = 240
 SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder for screenshots, if you want to look at them
 
 # Runs in the page: reads the token counter of one column every 20 ms.
@@ -62,6 +62,7 @@ PAINTED = """([place, state]) => {
   return count;
 }"""
 DECODE, SWAPPED = 2, 5
+TOOLBAR_PX = 90
 
 # Two cells: twelve requests, memory for six of them, first come, first served.
 PANEL = (
@@ -140,6 +141,38 @@ def test_the_tour_streams_and_its_knob_acts_while_it_does(lab: str, page: Page) 
     assert [counted(page.locator(".lk-column").nth(place)) for place in range(4)] == [TOKENS] * 4
     assert outside == []
     assert errors == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 800), (900, 800)])
+@pytest.mark.parametrize("way", ["Run All", "Shift+Enter"])
+def test_the_live_picture_starts_at_one_key_and_stays_in_view_with_its_knob(
+    lab: str, way: str, width: int, height: int
+) -> None:
+    with chromium_page(width, height) as page:
+        page.goto(lab)
+        sse = page.locator(".lk-column").nth(1).locator(".lk-text span").first
+        saved = page.locator(".jp-RenderedImage img").first
+        saved.wait_for()
+        assert height > saved.bounding_box()["y"] + 150, "the first screen shows the saved picture"  # type: ignore[index]
+        if way == "Run All":
+            run_all(page, until=sse)
+        else:
+            page.wait_for_function(KERNEL_IS_THERE)
+            page.locator(".jp-CodeCell .cm-content").first.click()
+            page.keyboard.press("Shift+Enter")
+            sse.wait_for()
+        page.wait_for_timeout(1500)
+        shoot(page, f"live-{way}-{width}")
+        for part in (".widget-slider .noUi-handle", ".lk-column >> nth=0", ".bqplot >> nth=0"):
+            box = page.locator(part).first.bounding_box()
+            assert box is not None
+            assert box["y"] > TOOLBAR_PX, f"{part} lies under the toolbar"
+            assert box["y"] + box["height"] <= height, f"{part} is below the page"
+        waiting = page.locator(".lk-column").first.locator(".lk-wait")
+        before = waiting.bounding_box()
+        page.wait_for_timeout(500)
+        after = waiting.bounding_box()
+        assert before and after and after["width"] > before["width"] > 0, "REST's wait does not grow"
 
 
 def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(

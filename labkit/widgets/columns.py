@@ -1,5 +1,6 @@
 """What a token view shows of its streams, without a widget: tinted text and live figures."""
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -94,6 +95,7 @@ class Column:
     def _head(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
+            "waiting_ms": self._waiting_ms(),
             "ttft_ms": self.ttft_ms,
             "itl_ms": self.itl_ms,
             "per_s": self.per_s(),
@@ -121,6 +123,12 @@ class Column:
             return 0.0
         self.ttft_ms = (received_ns - self._sent_ns) / 1e6
         return self.ttft_ms
+
+    def _waiting_ms(self) -> float | None:
+        """Return how long the first token has been waited for, while it is."""
+        if self._sent_ns is None or self.tokens or self._ended:
+            return None
+        return (time.monotonic_ns() - self._sent_ns) / 1e6
 
     def _fold(self) -> None:
         while self._chars > KEEP_CHARS or len(self.runs) > KEEP_RUNS:

@@ -1,4 +1,4 @@
-"""EnginePanel: an engine at work on many requests, drawn live: texts, Gantt, KV held, readers' buffers."""
+"""EnginePanel: an engine at work on many requests, drawn live: readers' buffers, Gantt, KV held, texts."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from labkit.errors import EngineFailed
 from labkit.events import Failed, Finished, GenerateRequest, Token
 from labkit.widgets.knobs import Knob, budget_knob, pace_knob, policy_knob
 from labkit.widgets.panel import Panel
+from labkit.widgets.schedule import Turned
 from labkit.widgets.schedule_view import ScheduleView
 from labkit.widgets.still.picture import Picture
 from labkit.widgets.still.schedule import schedule_picture
@@ -26,12 +27,13 @@ Arrival = tuple[float, GenerateRequest]
 """A request, and how many seconds after the start it comes."""
 
 
-class EnginePanel(Panel):
-    """A panel around an engine of this process: the first requests' texts, and how all are scheduled.
+class EnginePanel(Panel[list[Record]]):
+    """A panel around an engine of this process: how all requests are scheduled, and the texts of four.
+
+    The four lie at equal distances in the order of arrival, so that the first and the last are among them.
 
         panel = EnginePanel(engine, [(0.0, request), (0.5, another)])
-        panel               # display it
-        records = panel.run()   # in the next cell: watch, and turn the knobs meanwhile
+        records = panel.live()  # watch, and turn the knobs meanwhile
 
     Readers take every token at once, so the engine alone decides what the panel shows. `records` are those of
     the last run, for `labkit.engine.trace.save` and `labkit.widgets.replay`. Knobs: `policy`, `budget` and
@@ -55,10 +57,11 @@ class EnginePanel(Panel):
         self._requests = {r.request_id or str(n): (at_s, r) for n, (at_s, r) in enumerate(arrivals, 1)}
         if not arrivals or len(self._requests) != len(arrivals):
             raise ValueError("a panel takes at least one request, and each of another request_id")
-        self._drawn = list(self._requests)[:DRAWN]
-        self.view = TokenView(self._drawn, height_px=110)
+        self._drawn = _spread(list(self._requests), DRAWN)
+        self.view = TokenView(self._drawn, height_px=64)
         self.schedule = ScheduleView(window_s, kv_limit=engine.kv_limit)
         self.records: list[Record] = []
+        self._turns: list[Turned] = []
         self._engine = engine
         self._settings: dict[str, Any] = {"policy": policy, "budget": budget, "interval_ms": pace_ms}
         self._unwatch: Callable[[], None] | None = None
@@ -67,13 +70,14 @@ class EnginePanel(Panel):
             "budget": budget_knob(lambda tokens: self._tune("budget", tokens), budget),
             "pace": pace_knob(lambda ms: self._tune("interval_ms", ms), pace_ms),
         }
-        super().__init__(every_knob, knobs, [self.view, self.schedule])
+        super().__init__(every_knob, knobs, [self.schedule, self.view])
 
     def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
         self.settle()
         self.view.clear()
         self.schedule.clear()
         self.records = records = []
+        self._turns = []
         self._engine.tune(**self._settings)
 
         def watch(record: Record) -> None:
@@ -82,6 +86,11 @@ class EnginePanel(Panel):
 
         self._unwatch = self._engine.watch(watch)
         return [self._submit(name, *arrival) for name, arrival in self._requests.items()]
+
+    def turned(self, text: str) -> None:
+        turn = Turned(time.monotonic(), text)
+        self._turns.append(turn)
+        self.schedule.put(turn)
 
     def settle(self) -> None:
         if self._unwatch is not None:
@@ -98,7 +107,8 @@ class EnginePanel(Panel):
 
     def picture(self) -> Picture:
         """Draw what the scheduler did in the last run, as a picture that stays in the saved notebook."""
-        return schedule_picture(self.records, kv_limit=self._engine.kv_limit)
+        run: list[Record | Turned] = [*self.records, *self._turns]
+        return schedule_picture(run, kv_limit=self._engine.kv_limit)
 
     def __repr__(self) -> str:
         return f"EnginePanel({self._engine.name}): a live panel, its picture is below"
@@ -124,3 +134,10 @@ class EnginePanel(Panel):
     def _tune(self, knob: str, value: Any) -> None:
         self._settings[knob] = value
         self._engine.tune(**{knob: value})
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """Return `count` of the names, from the first to the last, at equal distances."""
+    last = len(names) - 1
+    places = {round(step * last / max(1, count - 1)) for step in range(count)}
+    return [names[place] for place in sorted(places)]

@@ -33,12 +33,16 @@ class Knob(ipywidgets.VBox):  # type: ignore[misc]
 
     `on_change` gets the new value in the thread that handles the page's message. That may be any thread, even
     one with a loop, and a cell may run meanwhile, so `on_change` should only store the value. `error` is
-    `Type: message` of the error that the last call raised, or empty.
+    `Type: message` of the error that the last call raised, or empty. `words` is the position as a plot names
+    it: "{label}" in it stands for the value as the control shows it.
     """
 
-    def __init__(self, name: str, control: Any, on_change: Callable[[Any], None]) -> None:
+    def __init__(
+        self, name: str, control: Any, on_change: Callable[[Any], None], words: str = "{label}"
+    ) -> None:
         self.name = name
         self.control = control
+        self._words = words
         self.error = ""
         self._on_change = on_change
         self._message = ipywidgets.HTML(layout=ipywidgets.Layout(display="none", margin="0 0 0 72px"))
@@ -55,6 +59,12 @@ class Knob(ipywidgets.VBox):  # type: ignore[misc]
     @value.setter
     def value(self, value: Any) -> None:
         self.control.value = value
+
+    @property
+    def words(self) -> str:
+        """The position in words, as "every 8 tokens" or "50 ms a token"."""
+        label = getattr(self.control, "label", None)
+        return self._words.format(label=f"{self.value:g}" if label is None else label)
 
     def __repr__(self) -> str:
         return f"Knob({self.name})"
@@ -91,9 +101,9 @@ def pace_knob(on_change: Callable[[float], None], value: float = 20.0) -> Knob:
     if not 0 <= value <= 200:
         raise ValueError(f"pace is 0 to 200 ms, not {value}")
     control = ipywidgets.FloatSlider(
-        min=0, max=200, step=1, value=value, description="ms/token", readout_format=".0f"
+        min=0, max=200, step=1, value=value, description="pace, ms", readout_format=".0f"
     )
-    return Knob("pace", control, on_change)
+    return Knob("pace", control, on_change, "{label} ms a token")
 
 
 def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) -> Knob:
@@ -105,7 +115,7 @@ def streams_knob(on_change: Callable[[int], None], most: int, value: int = 1) ->
     if not 1 <= value <= most:
         raise ValueError(f"streams are 1 to {most}, not {value}")
     control = ipywidgets.IntSlider(min=1, max=most, value=value, description="streams")
-    return Knob("streams", control, on_change)
+    return Knob("streams", control, on_change, "{label} streams")
 
 
 def policy_knob(on_change: Callable[[str], None], value: str = "sarathi") -> Knob:
@@ -126,11 +136,17 @@ def budget_knob(on_change: Callable[[int], None], value: int = 0) -> Knob:
     Raises:
         ValueError: `value` is none of those.
     """
-    return _choice_knob("budget", BUDGETS, on_change, value)
+    return _choice_knob("budget", BUDGETS, on_change, value, "budget: {label}")
 
 
-def _choice_knob(name: str, choices: Mapping[str, Any], on_change: Callable[[Any], None], value: Any) -> Knob:
+def _choice_knob(
+    name: str,
+    choices: Mapping[str, Any],
+    on_change: Callable[[Any], None],
+    value: Any,
+    words: str = "{label}",
+) -> Knob:
     if value not in choices.values():
         raise ValueError(f"no such {name} on the knob: {value!r}; it has {[*choices.values()]}")
     control = ipywidgets.SelectionSlider(options=list(choices.items()), value=value, description=name)
-    return Knob(name, control, on_change)
+    return Knob(name, control, on_change, words)

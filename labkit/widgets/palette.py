@@ -1,19 +1,27 @@
-"""Colours: one per stream, and tints of tokens by the wait for them.
+"""Colours: one per interface, live and stored, and tints of tokens by the wait for them.
 
 Streams have Okabe and Ito's hues, which colour-blind readers can tell apart, at a lightness that shows on
-white and on near-black. The tints of waits go from none to dark brown on a light page, and to pale yellow on
-a dark one, so they differ in lightness and not in hue alone.
+white and on near-black. So has a stored picture's ink: it is drawn on nothing, and the page under it may be
+light or dark. The tints of waits go from none to dark brown on a light page, and to pale yellow on a dark
+one, so they differ in lightness and not in hue alone.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+from labkit import interfaces
+from labkit.errors import StartError
 
 STREAM_COLOURS = ("#2b7fc4", "#d55e00", "#1a9e77", "#a768c4", "#b8900a", "#5f8a9e", "#c2527f", "#7d8c1f")
 
-INK, SOFT, LINE, BAD = "#1f2328", "#57606a", "#d8dee4", "#b3261e"
-"""A picture's text, its less important text, its rules, and errors, on white."""
+INK, SOFT, LINE, BAD = "#6f7782", "#7d8590", "#7d859060", "#d3453b"
+"""A stored picture's text, its less important text, its rules and errors: legible on white and near-black."""
+
+LIFT = 0.012
+"""How much higher each stream's line is drawn than the one before it, as a share of a plot's height."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ TINTS = (
 _EDGES = [tint.from_ms for tint in TINTS]
 
 TICKS_MS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
+DECADES_MS = (0, 10, 100, 1000, 10_000, 100_000)
+MOST_WITH_ALL_TICKS_MS = 500
 
 
 def stream_places(streams: Sequence[str]) -> dict[str, int]:
@@ -51,6 +61,26 @@ def stream_places(streams: Sequence[str]) -> dict[str, int]:
     if not streams or len(set(streams)) != len(streams):
         raise ValueError(f"streams must be named, each once: {list(streams)}")
     return {name: place for place, name in enumerate(streams)}
+
+
+def colours_of(streams: Sequence[str]) -> list[str]:
+    """Return a colour for each stream: an interface's own, which its rank chooses, or one that is left.
+
+    An interface with a rank below 90 has the same colour in every view and picture.
+    """
+    own = {name: place for name in streams if (place := _place_of(name)) is not None}
+    left = [place for place in range(len(STREAM_COLOURS)) if place not in own.values()] or [0]
+    others = [name for name in streams if name not in own]
+    chosen = own | {name: left[number % len(left)] for number, name in enumerate(others)}
+    return [stream_colour(chosen[name]) for name in streams]
+
+
+def _place_of(name: str) -> int | None:
+    """The place in the table of an interface's colour, or None for another name."""
+    with suppress(StartError):
+        place = interfaces.client(name).rank // 10 - 1
+        return place if 0 <= place < len(STREAM_COLOURS) else None
+    return None
 
 
 def stream_colour(position: int) -> str:
@@ -68,11 +98,17 @@ def height_of(ms: float) -> float:
     return math.log10(1.0 + max(0.0, ms))
 
 
+def lift_of(place: int, top: float) -> float:
+    """Return how far a stream's line is raised on a plot up to `top`: equal lines lie side by side."""
+    return LIFT * place * top
+
+
 def tick_above(ms: float) -> float:
     """Return the lowest tick that is not below `ms`, or `ms` itself if it is above the last tick."""
     return next((float(tick) for tick in TICKS_MS if tick >= ms), ms)
 
 
 def ticks_up_to(top_ms: float) -> dict[float, str]:
-    """Return the ticks from 0 to `top_ms`: by height, what to write beside it."""
-    return {height_of(tick): str(tick) for tick in TICKS_MS if tick <= top_ms}
+    """Return the ticks from 0 to `top_ms`: by height, what to write beside it. High plots have decades."""
+    ticks = TICKS_MS if top_ms <= MOST_WITH_ALL_TICKS_MS else DECADES_MS
+    return {height_of(tick): f"{tick:,}" for tick in ticks if tick <= top_ms}

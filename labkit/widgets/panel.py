@@ -4,17 +4,24 @@ import concurrent.futures
 import html
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ipywidgets
+from IPython.display import display
 
 from labkit.background import LoopThread
 from labkit.errors import LabkitError
+from labkit.widgets.in_view import InView
 from labkit.widgets.knobs import Knob
+from labkit.widgets.still.picture import Picture
+
+Result = TypeVar("Result")
 
 
-class Panel(ipywidgets.VBox):  # type: ignore[misc]
-    """Controls above, views below; a subclass says what a run is.
+class Panel(ipywidgets.VBox, Generic[Result]):  # type: ignore[misc]
+    """Controls above, views below; a subclass says what a run is, and what it results in.
+
+        result = panel.live()   # one cell: the panel starts by itself, and its picture stays in the notebook
 
     The streams run on a loop of their own, so the page moves even while a cell computes. An interrupt of
     `finish` stops them.
@@ -42,7 +49,10 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         buttons = [self._again, self._button("stop", "stop", self.stop), self._message]
         controls = ipywidgets.HBox([*self.knobs.values(), ipywidgets.HBox(buttons)])
         controls.layout.flex_flow = "row wrap"
-        super().__init__([controls, *views])
+        self._in_view = InView()
+        for knob in self.knobs.values():
+            knob.control.observe(lambda _, knob=knob: self._turned(knob), names="value")
+        super().__init__([self._in_view, controls, *views])
 
     def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
         """Empty the views, apply the knobs, and return the coroutines that run side by side."""
@@ -50,6 +60,32 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Show what is left when a run has ended."""
+
+    def turned(self, text: str) -> None:
+        """Leave a mark where a knob was turned during a run; `text` says to what."""
+
+    def run(self, timeout: float | None = None) -> Result:
+        """Begin, and return the result when every stream has ended; raise what `finish` raises."""
+        raise NotImplementedError
+
+    def picture(self) -> Picture:
+        """Draw what the panel shows, as a picture that stays in the saved notebook."""
+        raise NotImplementedError
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return not all(run.done() for run in self._runs)
+
+    def live(self, timeout: float | None = None) -> Result:
+        """Show the panel, keep it in view, and return what `run` returns; the picture stays below it.
+
+        Without `timeout` there is no limit. It raises what `run` raises.
+        """
+        display(self)  # type: ignore[no-untyped-call]
+        result = self.run(timeout)
+        display(self.picture())  # type: ignore[no-untyped-call]
+        return result
 
     def start(self) -> None:
         """Begin a run and return at once; stop a run that still goes on first. *run again* does this."""
@@ -99,6 +135,10 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         """Stop the streams that still run; safe to call twice."""
         with self._turning:
             self._end()
+
+    def _turned(self, knob: Knob) -> None:
+        if self.running:
+            self.turned(knob.words)
 
     def _end(self) -> None:
         if self._thread is not None:

@@ -1,13 +1,14 @@
 """Race: one prompt over several servers at once, drawn live: tokens, latency, knobs that act at once."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from labkit import interfaces
-from labkit.client import Chunk, Recording
+from labkit.client import Chunk, Client, Recording
 from labkit.errors import LabkitError
-from labkit.events import Failed, Finished, GenerateRequest, Token
+from labkit.events import Failed, Finished, GenerateRequest, Terminal, Token
 from labkit.launch.server import Server
 from labkit.widgets.knobs import flush_knob, pace_knob, streams_knob
 from labkit.widgets.latency_plot import LatencyPlot
@@ -18,19 +19,23 @@ from labkit.widgets.token_view import TokenView
 
 KNOBS = ("flush", "pace", "streams")
 MOST_STREAMS = 8
+LEAST_AXIS_S = 10.0
 WARM_UP = GenerateRequest(prompt="warm up", max_tokens=1)
 
 
-class Race(Panel):
-    """A panel with a column per server, their inter-token latency below, and knobs that act while it runs.
+class Race(Panel[dict[str, Recording]]):
+    """A panel with a column per server, the waits for tokens below, and knobs that act while it runs.
 
         race = Race(servers, labkit.GenerateRequest(prompt="Once upon a time", max_tokens=200))
-        race                # display it
-        race.run()          # in the next cell: watch, and turn the knobs meanwhile
+        recordings = race.live()    # watch, and turn the knobs meanwhile
 
     Each client asks for one token first, so that all begin with an open connection. Knobs: `flush` sets every
     server's flush policy, `pace` the engine's interval, and `streams` how many streams each server carries.
-    The panel draws the first stream of each; the others load the server.
+    The panel draws the first stream of each; the others load the server. The plot's axis has the length of
+    the run at the pace it begins with.
+
+    Args:
+        least_s: ask again until so many seconds are over; the recording is that of the first answer.
 
     Raises:
         ValueError: an unknown knob.
@@ -45,10 +50,12 @@ class Race(Panel):
         flush: str = "token",
         pace_ms: float = 25.0,
         streams: int = 1,
+        least_s: float = 0.0,
     ) -> None:
         self._names = [server.name for server in servers]
-        self.view = TokenView(self._names)
-        self.plot = LatencyPlot(self._names)
+        takes_s = max(LEAST_AXIS_S, 1.2 * least_s, request.max_tokens * pace_ms / 1e3)
+        self.view = TokenView(self._names, wait_scale_s=takes_s)
+        self.plot = LatencyPlot(self._names, window_s=takes_s)
         self.recordings: dict[str, Recording] = {}
         every_knob = {
             "flush": flush_knob(lambda policy: self._tune("flush", policy), flush),
@@ -59,6 +66,7 @@ class Race(Panel):
         self._servers = list(servers)
         self._request = request
         self._streams = streams
+        self._least_s = least_s
         super().__init__(every_knob, knobs, [self.view, self.plot])
 
     def prepare(self) -> list[Coroutine[Any, Any, None]]:
@@ -68,6 +76,9 @@ class Race(Panel):
         for knob, value in self._settings.items():
             self._tune(knob, value)
         return [self._run_server(server) for server in self._servers]
+
+    def turned(self, text: str) -> None:
+        self.plot.turn(text, time.monotonic_ns())
 
     def settle(self) -> None:
         self.view.flush()
@@ -108,29 +119,37 @@ class Race(Panel):
 
     async def _run_drawn(self, server: Server) -> None:
         name = server.name
-        tokens = _ReadableTokens(name, self.view, self.plot)
-
-        def arrived(recording: Recording, chunk: Chunk) -> None:
-            if not recording.chunks:
-                self.recordings[name] = recording
-                self.view.start(name, recording.sent_ns)
-            tokens.draw(chunk)
-
         async with interfaces.client(name)(server.url) as client:
             try:
                 await client.record(WARM_UP)
-                recording = await client.record(self._request, arrived)
+                end = await self._record(client)
             except LabkitError as error:
                 self.view.finish(name, str(error), failed=True)
                 raise
             except asyncio.CancelledError:
                 self.view.finish(name, "stopped")
                 raise
-        match recording.end:
+            finally:
+                self.plot.finish(name)
+        match end:
             case Finished(reason=reason):
                 self.view.finish(name, f"finished: {reason}")
             case Failed(message=message):
                 self.view.finish(name, message, failed=True)
+
+    async def _record(self, client: Client) -> Terminal | None:
+        """Ask until `least_s` seconds are over, draw every answer, and keep the first one's recording."""
+        tokens = _ReadableTokens(client.name, self.view, self.plot, time.monotonic_ns())
+
+        def arrived(recording: Recording, chunk: Chunk) -> None:
+            self.recordings.setdefault(client.name, recording)
+            tokens.draw(chunk)
+
+        ends_at = time.monotonic() + self._least_s
+        while True:
+            recording = await client.record(self._request, arrived)
+            if not isinstance(recording.end, Finished) or time.monotonic() >= ends_at:
+                return recording.end
 
     async def _keep_others(self, server: Server, others: list[asyncio.Task[None]]) -> None:
         """Keep the knob's number of other streams open."""
@@ -163,10 +182,12 @@ class _ReadableTokens:
     A token without text, such as half a character, becomes readable with the next token that has text.
     """
 
-    def __init__(self, name: str, view: TokenView, plot: LatencyPlot) -> None:
+    def __init__(self, name: str, view: TokenView, plot: LatencyPlot, sent_ns: int) -> None:
         self._name, self._view, self._plot = name, view, plot
         self._unreadable = 0
-        self._last_ns = 0
+        self._last_ns = sent_ns
+        view.start(name, sent_ns)
+        plot.start(name, sent_ns)
 
     def draw(self, chunk: Chunk) -> None:
         for event in chunk.events:
@@ -179,6 +200,5 @@ class _ReadableTokens:
         self._view.push(self._name, text, received_ns)
         for _ in range(self._unreadable):
             self._view.push(self._name, "", received_ns)
-        if self._last_ns:
-            self._plot.push(self._name, received_ns, (received_ns - self._last_ns) / 1e6)
+        self._plot.push(self._name, received_ns, (received_ns - self._last_ns) / 1e6)
         self._unreadable, self._last_ns = 0, received_ns

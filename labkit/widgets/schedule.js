@@ -38,8 +38,8 @@ class Schedule {
       this.rows = new Map();
       this.kv = new StepLine();
     }
-    const { now, figures, folded, words } = change;
-    Object.assign(this, { now, figures, folded, words });
+    const { now, figures, folded, turns, words } = change;
+    Object.assign(this, { now, figures, folded, turns, words });
     for (const number of change.gone) this.rows.delete(number);
     for (const [number, row] of change.rows) this.applyRow(number, row);
     this.kv.extend(change.kv);

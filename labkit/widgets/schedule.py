@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from labkit.engine.trace import Arrived, Iteration, Moved, Record, State
@@ -11,7 +12,16 @@ from labkit.widgets.request_row import RequestRow
 from labkit.widgets.states import ENDS, LOOKS
 
 SLICES = 2_000
+MOST_TURNS = 12
 _SKEW_S = 1.0
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A knob was turned at `at_s` on the run's clock; `text` says to what."""
+
+    at_s: float
+    text: str
 
 
 class Schedule:
@@ -46,6 +56,7 @@ class Schedule:
         self.arrived = self.folded = 0
         self.kv_peak = self.queue_peak = 0
         self.unread_peak = 0.0
+        self.turns: list[tuple[float, str]] = []
         self.moves: Counter[State] = Counter()
         self._live: dict[int, State] = {}
         self._trimmed_s = 0.0
@@ -53,8 +64,12 @@ class Schedule:
         self._gone: list[int] = []
         self._emptied = True
 
-    def take(self, record: Record) -> None:
-        """Apply the next record."""
+    def take(self, record: Record | Turned) -> None:
+        """Apply the next record. A knob that is turned before the first one leaves no mark."""
+        if isinstance(record, Turned):
+            if self.start_s is not None:
+                self.turns = [*self.turns, (record.at_s - self.start_s, record.text)][-MOST_TURNS:]
+            return
         if self._begins_anew(record):
             self.reset()
         if self.start_s is None:
@@ -162,9 +177,10 @@ class Schedule:
     def _head(self) -> dict[str, Any]:
         figures = {"running": self.running, "waiting": self.waiting, "kv": self.kv_tokens}
         now = round(self.now_s, 4)
-        return {"now": now, "folded": self.folded, "figures": figures, "words": self.words()}
+        turns = [(round(at_s, 4), text) for at_s, text in self.turns]
+        return {"now": now, "folded": self.folded, "figures": figures, "turns": turns, "words": self.words()}
 
 
-def clock_s(record: Record) -> float:
+def clock_s(record: Record | Turned) -> float:
     """Return when a record was made, on the clock of the run; for an iteration that is its end."""
     return record.end_s if isinstance(record, Iteration) else record.at_s

@@ -1,7 +1,7 @@
 // ScheduleView's script: draws the schedule that schedule.js keeps on a canvas.
 
 const LEFT = 116, RIGHT = 16, TITLE = 22, AXIS = 22;
-const KV = 56, UNREAD = 84, TALLEST = 18, LEAST = 72, MOST = 288;
+const KV = 44, UNREAD = 100, TALLEST = 12, LEAST = 72, MOST = 240;
 const LEAST_S = 2;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
@@ -38,9 +38,10 @@ class Drawing {
     this.width = this.canvas.parentNode.clientWidth;
     this.tallest = Math.max(this.tallest, Math.min(MOST, schedule.rows.size * TALLEST));
     this.rowPx = Math.min(TALLEST, this.tallest / Math.max(1, schedule.rows.size));
-    this.kvTop = TITLE + this.tallest + TITLE;
-    this.unreadTop = this.kvTop + KV + TITLE;
-    this.bottom = this.unreadTop + UNREAD;
+    this.unreadTop = TITLE;
+    this.ganttTop = this.unreadTop + UNREAD + TITLE;
+    this.kvTop = this.ganttTop + this.tallest + TITLE;
+    this.bottom = this.kvTop + KV;
     this.height = this.bottom + AXIS;
     this.to = Math.max(schedule.now, LEAST_S);
     this.from = Math.max(0, this.to - schedule.look.window_s);
@@ -72,6 +73,7 @@ class Drawing {
     this.drawGantt();
     this.drawKv();
     this.drawUnread();
+    this.drawTurns();
   }
 
   write(text, x, y, colour = this.soft, align = "left", size = 11, weight = "") {
@@ -106,26 +108,26 @@ class Drawing {
     const step = STEPS_S.find((each) => each * this.scale >= 70) ?? this.to;
     for (let at = Math.ceil(this.from / step) * step; at <= this.to + 1e-9; at += step) {
       const x = this.x(at);
-      this.rule(x, TITLE, x, TITLE + this.tallest);
-      this.rule(x, this.kvTop, x, this.kvTop + KV);
-      this.rule(x, this.unreadTop, x, this.bottom);
+      this.rule(x, this.unreadTop, x, this.unreadTop + UNREAD);
+      this.rule(x, this.ganttTop, x, this.ganttTop + this.tallest);
+      this.rule(x, this.kvTop, x, this.bottom);
       this.write(`${Number(at.toFixed(1))} s`, x, this.bottom + 12, this.soft, "center");
     }
   }
 
   drawGantt() {
-    this.write("request", LEFT - 8, TITLE / 2, this.soft, "right");
+    this.write("request", LEFT - 8, this.ganttTop - 10, this.soft, "right");
     const rows = [...this.schedule.rows.values()];
     const every = Math.ceil(11 / this.rowPx);
     rows.forEach((row, i) => {
-      const middle = TITLE + (i + 0.5) * this.rowPx;
+      const middle = this.ganttTop + (i + 0.5) * this.rowPx;
       this.pen.fillStyle = this.colour(row);
-      this.pen.fillRect(LEFT - 5, TITLE + i * this.rowPx, 3, Math.max(1, this.rowPx - 1));
+      this.pen.fillRect(LEFT - 5, this.ganttTop + i * this.rowPx, 3, Math.max(1, this.rowPx - 1));
       if (i % every) return;
       const name = row.name.length > 16 ? `${row.name.slice(0, 15)}…` : row.name;
       this.write(name, LEFT - 9, middle, this.ink, "right");
     });
-    this.within(TITLE, this.tallest, () => rows.forEach((row, i) => this.drawRow(row, i)));
+    this.within(this.ganttTop, this.tallest, () => rows.forEach((row, i) => this.drawRow(row, i)));
   }
 
   drawRow(row, i) {
@@ -142,11 +144,11 @@ class Drawing {
         const left = this.snap(this.x(from));
         const wide = Math.max(costs ? 1.5 : 0, this.snap(this.x(to)) - left);
         this.pen.fillStyle = this.fills[place];
-        this.pen.fillRect(left, TITLE + (i + 0.5) * this.rowPx - high / 2, wide, high);
+        this.pen.fillRect(left, this.ganttTop + (i + 0.5) * this.rowPx - high / 2, wide, high);
       }
     }
     if (row.state === "dropped") {
-      this.write("×", this.x(row.since) + 5, TITLE + (i + 0.5) * this.rowPx, this.ink, "center", 13, "bold");
+      this.write("×", this.x(row.since) + 5, this.ganttTop + (i + 0.5) * this.rowPx, this.ink, "center", 13, "bold");
     }
   }
 
@@ -194,6 +196,15 @@ class Drawing {
     });
   }
 
+  // Where a knob was turned during the run, across all lanes.
+  drawTurns() {
+    for (const [at, text] of this.schedule.turns ?? []) {
+      if (at < this.from) continue;
+      this.rule(this.x(at), this.unreadTop - 8, this.x(at), this.bottom, this.ink, [3, 3]);
+      this.write(text, this.x(at) + 5, this.unreadTop + 2, this.ink);
+    }
+  }
+
   stroke(path, colour, wide) {
     this.pen.strokeStyle = colour;
     this.pen.lineWidth = wide;
@@ -203,8 +214,8 @@ class Drawing {
 
   // Describes the part under the pointer in words.
   describe(x, y) {
-    const row = [...this.schedule.rows.values()][Math.floor((y - TITLE) / this.rowPx)];
-    if (!row || y < TITLE) return "";
+    const row = [...this.schedule.rows.values()][Math.floor((y - this.ganttTop) / this.rowPx)];
+    if (!row || y < this.ganttTop) return "";
     const when = this.from + (x - LEFT) / this.scale;
     const span = this.schedule.spans(row).find(([, from, to]) => from <= when && when < to);
     if (!span) return row.name;

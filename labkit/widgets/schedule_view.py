@@ -6,13 +6,13 @@ from labkit.engine.trace import Record
 from labkit.widgets import palette
 from labkit.widgets.live_view import LiveView, page_files
 from labkit.widgets.request_row import KEEP_SPANS
-from labkit.widgets.schedule import Schedule
+from labkit.widgets.schedule import Schedule, Turned
 from labkit.widgets.states import LOOKS, LOW
 from labkit.widgets.still.picture import Picture
 from labkit.widgets.still.schedule import schedule_picture
 
 
-class ScheduleView(LiveView[Record, Schedule]):
+class ScheduleView(LiveView[Record | Turned, Schedule]):
     """A row per request, KV tokens held, and unread tokens per reader, over the last `window_s` seconds.
 
         view = ScheduleView(kv_limit=4096)

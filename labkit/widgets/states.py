@@ -25,7 +25,7 @@ LOOKS: Mapping[State, Look] = {
     "prefill": Look("#a84300", "#bd4f04", tall=True, costs=True),
     "decode": Look("#58a8e0", "#4fa3e3", tall=True),
     "paused": Look("#f7e07c", "#f8e6a0", tall=True),
-    "evicted": Look("#6d0f2e", "#ffb9c6", tall=False, costs=True),
+    "evicted": Look("#a3123f", "#ffb9c6", tall=False, costs=True),
     "swapped": Look("#9465c4", "#a87ddb", tall=False, costs=True),
 }
 """In the legend's order. Bars of one height differ in lightness too, for colour-blind readers."""

@@ -1,6 +1,7 @@
 // TokenView's script: a column of tinted text and figures for each stream.
 
-const STATS = [["tokens", "tokens"], ["ttft_ms", "TTFT ms"], ["itl_ms", "ITL ms"], ["per_s", "tokens/s"]];
+const STATS = [["tokens", "tokens"], ["ttft_ms", "TTFT ms"], ["itl_ms", "last wait ms"]];
+const TTFT = 1;
 
 function tintStyle({ paper, ink, dark_paper, dark_ink }) {
   return paper ? `background:light-dark(${paper},${dark_paper});color:light-dark(${ink},${dark_ink})` : "";
@@ -28,8 +29,8 @@ class Column {
       make("div", "lk-label", stat, label);
       return make("div", "lk-figure", stat, "–");
     });
+    this.bar = make("div", "lk-wait", make("div", "lk-wait-track", box));
     const scroller = make("div", "lk-scroller", box);
-    scroller.style.flexBasis = `${look.height_px}px`;
     scroller.tabIndex = 0;
     const page = make("div", "lk-page", scroller);
     this.folded = make("div", "lk-folded", page, "… earlier text is folded away");
@@ -48,8 +49,30 @@ class Column {
     this.fold();
     this.folded.hidden = !folded;
     STATS.forEach(([key], i) => (this.values[i].textContent = figure(head[key])));
-    this.note.textContent = head.note;
+    this.drawWait(head);
+    this.note.textContent = head.note || (this.since === null ? "" : "waiting …");
     this.note.classList.toggle("lk-failed", head.failed);
+  }
+
+  // The bar and the figure of the first wait grow while it goes on, and stay when it is over.
+  drawWait({ waiting_ms, ttft_ms }) {
+    const going = waiting_ms !== null && waiting_ms !== undefined;
+    this.since = going ? performance.now() - waiting_ms : null;
+    this.bar.classList.toggle("lk-waiting", going);
+    if (going) this.grow(this.since);
+    else this.showWait(ttft_ms ?? 0);
+  }
+
+  grow(since) {
+    if (this.since !== since || !this.bar.isConnected) return;
+    const waited = performance.now() - since;
+    this.showWait(waited);
+    this.values[TTFT].textContent = figure(Math.round(waited));
+    requestAnimationFrame(() => this.grow(since));
+  }
+
+  showWait(ms) {
+    this.bar.style.width = `${Math.min(100, (100 * ms) / this.look.wait_scale_ms)}%`;
   }
 
   write(tint, text) {
@@ -82,6 +105,7 @@ class TokenView {
   constructor(root, look) {
     const styles = look.tints.map(tintStyle);
     const row = make("div", "lk-columns", root);
+    row.style.setProperty("--lk-height", `${look.height_px}px`);
     this.columns = look.streams.map((stream) => new Column(stream, look, styles, row));
     drawLegend(look.tints, styles, root);
   }

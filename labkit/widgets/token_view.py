@@ -18,6 +18,7 @@ class TokenView(LiveView[StreamEvent, Columns]):
     Args:
         streams: the columns' titles, from left to right.
         height_px: the height of a column's text.
+        wait_scale_s: the wait for a first token that fills its bar, in seconds.
 
     Raises:
         ValueError: no streams, or two of one name.
@@ -26,9 +27,10 @@ class TokenView(LiveView[StreamEvent, Columns]):
     _esm = page_files("live_view.js", "token_view.js")
     _css = page_files("live_view.css", "token_view.css")
 
-    def __init__(self, streams: Sequence[str], height_px: int = 200) -> None:
+    def __init__(self, streams: Sequence[str], height_px: int = 150, wait_scale_s: float = 10.0) -> None:
         self._places = palette.stream_places(streams)
-        super().__init__(Columns(streams), _look(streams, height_px))
+        self.wait_scale_s = wait_scale_s
+        super().__init__(Columns(streams), _look(streams, height_px, wait_scale_s))
 
     def start(self, stream: str, sent_ns: int) -> None:
         """Empty the column for a request sent at `sent_ns`; its first token is tinted by its TTFT."""
@@ -58,9 +60,11 @@ class TokenView(LiveView[StreamEvent, Columns]):
         return f"TokenView({', '.join(self._places)})"
 
 
-def _look(streams: Sequence[str], height_px: int) -> dict[str, Any]:
+def _look(streams: Sequence[str], height_px: int, wait_scale_s: float) -> dict[str, Any]:
+    colours = zip(streams, palette.colours_of(streams), strict=True)
     return {
-        "streams": [{"name": name, "colour": palette.stream_colour(i)} for i, name in enumerate(streams)],
+        "streams": [{"name": name, "colour": colour} for name, colour in colours],
+        "wait_scale_ms": 1e3 * wait_scale_s,
         "tints": [vars(tint) for tint in palette.TINTS],
         "height_px": height_px,
         "keep_chars": KEEP_CHARS,

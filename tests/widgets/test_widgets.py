@@ -11,7 +11,7 @@ from fake_page import FakePage, wait_until
 
 from labkit.widgets import LatencyPlot, Picture, TokenView, flush_knob, pace_knob, picture, streams_knob
 from labkit.widgets.knobs import FLUSH_POLICIES
-from labkit.widgets.palette import height_of
+from labkit.widgets.palette import height_of, lift_of
 
 MS = 1_000_000
 NAMES = ["rest", "sse", "websocket", "grpc"]
@@ -119,7 +119,7 @@ def test_plot_draws_a_drain_in_one_update() -> None:
     assert plot._lines.x.shape[0] == len(NAMES)
     assert plot._lines.x.shape[1] <= 600
     assert plot._x_scale.max == pytest.approx(10.0)
-    assert plot._lines.y[1, -1] == pytest.approx(height_of(20.0))
+    assert plot._lines.y[1, -1] == pytest.approx(height_of(20.0) + lift_of(1, height_of(20)))
     assert not plot._lines.y[0].any()
     plot._inbox.wake()
 
@@ -132,13 +132,15 @@ def test_one_point_a_stream_does_not_become_one_line() -> None:
     assert plot._lines.x.shape == plot._lines.y.shape == (4, 2)
 
 
-def test_plot_window_follows_and_clear_starts_anew() -> None:
+def test_the_plots_axis_grows_with_the_run_then_follows_and_clear_starts_anew() -> None:
     plot = LatencyPlot(["sse"], window_s=5)
     plot.push("sse", 1_000 * MS, 5.0)
     plot.push("sse", 13_000 * MS, 700.0)
     assert plot.points() == {"sse": [(0.0, 5.0), (12.0, 700.0)]}
-    assert (plot._x_scale.min, plot._x_scale.max) == (7.0, 12.0)
-    assert plot._y_scale.max == height_of(1000)
+    assert (plot._x_scale.min, plot._x_scale.max) == plot.span_s() == (0.0, 12.5)
+    assert plot._y_scale.max > height_of(1000)
+    plot.push("sse", 23_000 * MS, 5.0)
+    assert plot.span_s() == (2.0, 22.0)
     plot.clear()
     assert plot.points() == {"sse": []}
     assert (plot._x_scale.min, plot._x_scale.max) == (0.0, 5.0)

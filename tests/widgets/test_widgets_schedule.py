@@ -15,6 +15,7 @@ from labkit.engine.trace import Arrived, Iteration, Moved, Record
 from labkit.widgets import ScheduleView, schedule_picture
 from labkit.widgets.palette import SOFT
 from labkit.widgets.pump import PUMP
+from labkit.widgets.schedule import Turned
 from labkit.widgets.states import LOOKS
 
 pytestmark = pytest.mark.usefixtures("quick_pump")
@@ -130,9 +131,9 @@ def test_clear_empties_the_page() -> None:
 
 
 def pixels(png: bytes, colour: str) -> Any:
-    """Where a PNG has exactly this colour, legend aside: rows and columns."""
-    image = imread(BytesIO(png))[:-56, :, :3]
-    return np.nonzero(np.all(np.abs(image - to_rgb(colour)) < 1 / 255, axis=2))
+    """Where a PNG has exactly this colour, not see-through, legend aside: rows and columns."""
+    image = imread(BytesIO(png))[:-56]
+    return np.nonzero(np.all(np.abs(image - (*to_rgb(colour), 1.0)) < 1 / 255, axis=2))
 
 
 def test_the_picture_draws_each_state_that_was_and_no_other() -> None:
@@ -178,6 +179,21 @@ def test_the_picture_draws_the_kv_limit_across() -> None:
         max(np.bincount(pixels(schedule_picture(a_run(), limit).png, SOFT)[0])) for limit in (None, 300)
     ]
     assert longest[1] > 800 > 2 * longest[0]
+
+
+def test_a_turned_knob_is_marked_across_the_lanes_and_the_picture_has_no_background() -> None:
+    run = a_run()
+    turned = schedule_picture([*run, Turned(100.2, "tokenflow")])
+    plain = schedule_picture(run)
+    assert len(pixels(turned.png, SOFT)[0]) > len(pixels(plain.png, SOFT)[0]) + 200
+    assert imread(BytesIO(turned.png))[0, 0, 3] == 0
+    view = ScheduleView()
+    view.put(Turned(1.0, "before the run"))
+    for record in [*run, Turned(100.2, "tokenflow")]:
+        view.put(record)
+    view.flush()
+    [(at_s, text)] = view.state["snapshot"]["turns"]
+    assert (at_s, text) == (pytest.approx(0.2), "tokenflow")
 
 
 def test_several_runs_share_one_time_axis() -> None:

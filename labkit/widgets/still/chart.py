@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from labkit.widgets import palette
-from labkit.widgets.still.picture import Picture, png
+from labkit.widgets.still.picture import PX_PER_INCH, WIDTH_PX, Picture, png, style_axes
 
 FEW = 20
 """With up to this many positions, each has a mark and a number."""
@@ -22,15 +22,17 @@ def chart(
     Raises:
         ValueError: a series is not as long as `at`.
     """
-    figure = Figure(figsize=(7.5, 3.2), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(WIDTH_PX / PX_PER_INCH, 3.2), layout="constrained")
     axes = figure.add_subplot()
     few = len(at) <= FEW
-    for place, (name, values) in enumerate(series.items()):
+    for (name, values), colour in zip(series.items(), palette.colours_of(list(series)), strict=True):
         if len(values) != len(at):
             raise ValueError(f"{name}: {len(values)} values for {len(at)} positions")
         marker = "o" if few else None
-        axes.plot(at, values, marker=marker, color=palette.stream_colour(place), label=name)
-    axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+        axes.plot(at, values, marker=marker, color=colour, label=name)
+    axes.set_yscale("log" if log else "linear")
+    axes.set_xlabel(x, color=palette.INK)
+    axes.set_ylabel(f"{y} (log scale)" if log else y, color=palette.INK)
     if few:
         axes.set_xticks(list(at))
     if log:
@@ -39,9 +41,10 @@ def chart(
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=palette.LINE)
-    axes.legend(frameon=False)
+    style_axes(axes)
+    axes.tick_params(which="both", labelsize=9, colors=palette.INK)
+    axes.legend(frameon=False, labelcolor=palette.INK)
     figures = "; ".join(
         f"{name}: {', '.join(f'{value:.4g}' for value in values)}" for name, values in series.items()
     )

@@ -13,9 +13,17 @@ from labkit.engine.trace import Record
 from labkit.widgets import palette
 from labkit.widgets.palette import INK, LINE, SOFT
 from labkit.widgets.request_row import RequestRow, Span
-from labkit.widgets.schedule import Schedule, clock_s
+from labkit.widgets.schedule import Schedule, Turned, clock_s
 from labkit.widgets.states import LOOKS, LOW
-from labkit.widgets.still.picture import PX_PER_INCH, WIDTH_PX, Picture, draw_line, png, style_axes
+from labkit.widgets.still.picture import (
+    PX_PER_INCH,
+    WIDTH_PX,
+    Picture,
+    draw_line,
+    draw_turns,
+    png,
+    style_axes,
+)
 
 MOST_RUNS = 5
 MOST_ROWS = 1_000
@@ -35,7 +43,7 @@ class HasSchedule(Protocol):
         """Return what the view shows."""
 
 
-Drawable = HasSchedule | Iterable[Record]
+Drawable = HasSchedule | Iterable[Record | Turned]
 
 
 @dataclass(frozen=True)
@@ -92,17 +100,21 @@ def _schedule(name: str, source: Drawable) -> Schedule:
 
 
 def _one(schedule: Schedule, kv_limit: int | None) -> Picture:
-    gantt_px = _gantt_px([schedule], row_px=17, most_px=360)[0]
-    kv_top = _TOP + _TITLE + gantt_px + _TITLE
-    unread_top = kv_top + _KV + _TITLE
-    bottom = unread_top + _UNREAD
+    gantt_px = _gantt_px([schedule], row_px=13, most_px=300)[0]
+    gantt_top = _TOP + _TITLE + _UNREAD + _TITLE
+    kv_top = gantt_top + gantt_px + _TITLE
+    bottom = kv_top + _KV
     layout = _layout([schedule], bottom)
     folded = f" ({schedule.folded:,} earlier requests folded away)" if schedule.folded else ""
-    _draw_gantt(layout.panel(_TOP + _TITLE, gantt_px, f"requests{folded}"), schedule, gantt_px)
-    _draw_kv(layout.panel(kv_top, _KV, "KV held, tokens"), schedule, kv_limit)
-    unread = layout.panel(unread_top, _UNREAD, "unread by its reader, tokens")
+    unread = layout.panel(_TOP + _TITLE, _UNREAD, "unread by its reader, tokens")
+    gantt = layout.panel(gantt_top, gantt_px, f"requests{folded}")
+    kv = layout.panel(kv_top, _KV, "KV held, tokens")
     _draw_unread(unread, schedule)
-    _finish(layout, unread, bottom)
+    _draw_gantt(gantt, schedule, gantt_px)
+    _draw_kv(kv, schedule, kv_limit)
+    for axes in (unread, gantt, kv):
+        draw_turns(axes, schedule.turns, named=axes is unread)
+    _finish(layout, kv, bottom)
     return Picture(png(layout.figure), "schedule", f"A schedule. {schedule.words()}")
 
 
@@ -126,7 +138,7 @@ def _gantt_px(schedules: Sequence[Schedule], row_px: float, most_px: float) -> l
 
 def _layout(schedules: Sequence[Schedule], bottom: float) -> _Layout:
     height = bottom + _AXIS + _LEGEND
-    figure = Figure(figsize=(WIDTH_PX / PX_PER_INCH, height / PX_PER_INCH), facecolor="white")
+    figure = Figure(figsize=(WIDTH_PX / PX_PER_INCH, height / PX_PER_INCH))
     from_s = min(max(0.0, schedule.now_s - schedule.window_s) for schedule in schedules)
     to_s = max(schedule.now_s for schedule in schedules)
     return _Layout(figure, height, from_s, to_s if to_s > from_s else from_s + 1.0)
