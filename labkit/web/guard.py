@@ -58,7 +58,6 @@ class Guard:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, code: str, message: str) -> None:
     response = error_response(status, code, message)
-    response.headers["connection"] = "close"
     if scope["type"] == "websocket":
         await receive()
     await response(scope, receive, send)
@@ -73,7 +72,7 @@ def _bounded(receive: Receive) -> Callable[[], Awaitable[Message]]:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_BODY:
-            raise HTTPException(413, BODY_TOO_LARGE, {"connection": "close"})
+            raise HTTPException(413, BODY_TOO_LARGE)
         return message
 
     return counted

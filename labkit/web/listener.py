@@ -66,6 +66,11 @@ def cannot_listen(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
+LINGER = 1024 * 1024
+"""So many bytes of a refused body are read and dropped. A connection that closes before they are read is
+reset, and then a client that still sends does not see the refusal (RFC 9112, 9.6)."""
+
+
 class BoundedLines(Pipeline, Deadlines):
     """uvicorn's HTTP/1.1 parser with limits that it lacks: on headers, on trailers, on a refused body."""
 
@@ -80,7 +85,7 @@ class BoundedLines(Pipeline, Deadlines):
         self._pending = 0
         self._body += len(body)
         super().on_body(body)
-        if self._body > MAX_BODY and self.cycle.response_complete:
+        if self._body > MAX_BODY + LINGER and self.cycle.response_complete:
             self.transport.close()  # it has its answer and sends on
 
     def on_message_complete(self) -> None:
