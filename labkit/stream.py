@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, Self
 
-from labkit.events import Event, Failed, Finished, Piece, Started
+from labkit.events import UNCOUNTED, Event, Failed, Finished, Piece, Started
 
 HIGH_WATER = 64
 NEVER = -1
@@ -27,7 +27,8 @@ class Stream:
     Create it on the reader's running loop. It calls `on_room` on that loop when the engine should look
     again: the buffer has drained after it was full, or the reader has left. `high_water` and `peak` count
     events; `produced` counts the engine's pieces, also those dropped after the reader left. `stamped` says
-    whether the request asked for stamps.
+    whether the request asked for stamps. `tokens` goes into `Finished`: an engine whose pieces are chunks of
+    several tokens sets it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Stream:
         self.peak = 0
         self.produced = 0
         self.stamped = stamped
+        self.tokens = 0
         self.next_id = 0
         self._on_room = on_room
         self._events: deque[Event] = deque()
@@ -85,7 +87,7 @@ class Stream:
             self._append(piece)  # type: ignore[arg-type]  # the union holds every kind of piece
 
     def finish(self, reason: Literal["stop", "length"]) -> None:
-        self._end(Finished(self.next_id, reason, self.produced))
+        self._end(Finished(self.next_id, reason, self.produced, self.tokens))
 
     def fail(self, code: str, message: str) -> None:
         self._end(Failed(self.next_id, code, message))
@@ -170,7 +172,7 @@ class Stream:
 
     def cancel(self) -> None:
         """Stop the model's work; what the buffer holds still comes, then `Finished("cancelled")`."""
-        self._cut_off(lambda id: Finished(id, "cancelled", max(0, id - 1)))
+        self._cut_off(lambda id: Finished(id, "cancelled", max(0, id - 1), UNCOUNTED if self.tokens else 0))
 
     def abort(self, code: str, message: str) -> None:
         """Stop the model's work; what the buffer holds still comes, then `Failed(code, message)`."""

@@ -111,7 +111,8 @@ async def _pass_on(event: Event, stream: TaskStream) -> None:
             stream.token(event.text, event.stamps.sampled if event.stamps else 0)
         case Started():
             stream.started(event.model, event.prompt_tokens)
-        case Finished(reason="stop" | "length" as reason):
+        case Finished(reason="stop" | "length" as reason, tokens=tokens):
+            stream.tokens = tokens
             stream.finish(reason)
         case Failed():
             raise from_code(event.code, event.message)

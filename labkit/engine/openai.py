@@ -15,7 +15,7 @@ from labkit.engine.openai_answer import AnswerReader
 from labkit.engine.openai_api import PATHS, Api, first_model, message, message_in, payload, retry_after_s
 from labkit.engine.tasked import TaskEngine, TaskStream
 from labkit.errors import EngineFailed, InvalidRequest, LabkitError, from_code
-from labkit.events import GenerateRequest
+from labkit.events import UNCOUNTED, GenerateRequest
 from labkit.net.http_client import HTTPClient, redirection
 from labkit.net.loopback import is_this_machine
 
@@ -45,8 +45,8 @@ _log = logging.getLogger(__name__)
 class OpenAIEngine(TaskEngine):
     """Passes each request on to the endpoint, and the chunks of its answer back.
 
-    A `Token` is one *chunk* of the endpoint, which may hold several tokens, so `completion_tokens` counts
-    chunks; where the endpoint sends its own count, the log has it at DEBUG. `sampled` is the time when this
+    A `Token` is one *chunk* of the endpoint, which may hold several tokens. `Finished.tokens` has the
+    endpoint's own count where it sends one, and the log has it at DEBUG. `sampled` is the time when this
     process read the chunk. `Started` comes with the response's headers; its `prompt_tokens` is 0, because the
     endpoint gives that number with its last chunk. The thoughts of a reasoning model are left out.
 
@@ -98,6 +98,7 @@ class OpenAIEngine(TaskEngine):
 
     async def answer(self, request: GenerateRequest, stream: TaskStream) -> None:
         try:
+            stream.tokens = UNCOUNTED
             stream.finish(await self._exchange(request, stream))
         except httpx.HTTPError as error:
             raise self._failed(error) from error
@@ -225,6 +226,7 @@ class OpenAIEngine(TaskEngine):
                 raise self._failed(error, answer.last_words) from error
         except TimeoutError:
             pass  # the answer knows whether it is whole
+        stream.tokens = answer.tokens
         if answer.usage is not None:
             _log.debug("%s counts %s, in %d chunks", self.url, message(answer.usage), stream.produced)
         return answer.finish()

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from labkit.engine.openai_api import CompletionChunk, message, message_in
 from labkit.errors import EngineFailed
+from labkit.events import UNCOUNTED
 from labkit.wire.eventstream import Parser, ServerSentEvent
 
 DONE = "[DONE]"
@@ -54,6 +55,12 @@ class AnswerReader:
     def whole(self) -> bool:
         """Whether nothing more is needed: what still comes cannot make another answer of it."""
         return bool(self.reason) and (self.done or not self._text_last)
+
+    @property
+    def tokens(self) -> int:
+        """The endpoint's own count of the answer's tokens, or UNCOUNTED."""
+        count = self.usage.get("completion_tokens") if isinstance(self.usage, dict) else None
+        return count if isinstance(count, int) and count > 0 else UNCOUNTED
 
     def feed(self, data: bytes) -> Iterator[str]:
         """The texts that these bytes complete, in order. What follows `[DONE]` is passed over.

@@ -1,6 +1,7 @@
 """The requests and the events that every interface carries: the vocabulary of the whole lab."""
 
 from labkit.events.common import (
+    UNCOUNTED,
     Failed,
     Finished,
     Piece,
@@ -18,6 +19,7 @@ from labkit.events.union import Event
 __all__ = [
     "MAX_PROMPT_CHARS",
     "MAX_TOKENS",
+    "UNCOUNTED",
     "Answer",
     "Event",
     "Failed",

@@ -79,6 +79,9 @@ class Stamps(msgspec.Struct, array_like=True, frozen=True, gc=False):
     written: int = 0
 
 
+UNCOUNTED = -1
+
+
 class Numbered(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True, gc=False):
     """Any event; `id` is its number in the stream."""
 
@@ -103,11 +106,13 @@ class Finished(Numbered, tag="finished", frozen=True):
     """The answer has ended.
 
     `stop`: the model ended it, or met a stop string. `length`: it ran to its limit. `cancelled`: the client
-    cancelled it.
+    cancelled it. `tokens` is 0 where each piece is one token; else a piece is a chunk of several tokens, and
+    `tokens` counts them all, or is `UNCOUNTED`.
     """
 
     reason: Reason
     pieces: int
+    tokens: int = 0
 
 
 class Failed(Numbered, tag="failed", frozen=True):

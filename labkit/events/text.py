@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
-from labkit.events.common import Finished, Numbered, Piece, Reason, Request, Started, Whole
+from labkit.events.common import UNCOUNTED, Finished, Numbered, Piece, Reason, Request, Started, Whole
 
 MAX_PROMPT_CHARS = 8_192
 MAX_TOKENS = 65_536
@@ -45,14 +45,17 @@ class Token(Piece, tag="token", frozen=True):
 
 
 class Answer(msgspec.Struct):
-    """A whole stream of tokens as one value, which REST returns."""
+    """A whole stream of tokens as one value, which REST returns.
+
+    `completion_tokens` is None where a token of the stream is a chunk of several that nobody has counted.
+    """
 
     request_id: str
     model: str
     text: str
     reason: Reason
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int | None
     tokens: list[Token]
 
     @classmethod
@@ -72,12 +75,14 @@ class Answer(msgspec.Struct):
             text="".join(token.text for token in tokens),
             reason=finished.reason,
             prompt_tokens=started.prompt_tokens,
-            completion_tokens=finished.pieces,
+            completion_tokens=None if finished.tokens == UNCOUNTED else finished.tokens or finished.pieces,
             tokens=tokens,
         )
 
     def events(self) -> list[Started | Token | Finished]:
         """The stream that this answer was folded from, with the same ids."""
         started = Started(0, self.request_id, self.model, self.prompt_tokens)
-        finished = Finished(len(self.tokens) + 1, self.reason, self.completion_tokens)
+        count, pieces = self.completion_tokens, len(self.tokens)
+        tokens = UNCOUNTED if count is None else 0 if count == pieces else count
+        finished = Finished(pieces + 1, self.reason, pieces, tokens)
         return [started, *self.tokens, finished]

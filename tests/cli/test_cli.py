@@ -189,6 +189,29 @@ def test_stream_prints_text_on_stdout_and_its_figures_on_stderr(interface: str) 
     assert re.fullmatch(r"TTFT [\d.,]+ ms, 6 tokens(, [\d.,]+ tokens/s)?, length\n", result.stderr)
 
 
+@pytest.mark.parametrize(("flag", "shown"), [("--echo", "Once [b] upon a 🦊 "), ("--no-echo", "")])
+def test_stream_prints_the_prompt_that_the_answer_continues(flag: str, shown: str) -> None:
+    result = command("stream", "sse", "Once [b] upon a 🦊 ", "--engine", "scripted:tokens=3", flag)
+    assert (result.returncode, result.stdout) == (0, f"{shown}the quick brown \n")
+
+
+def test_a_refused_prompt_is_not_printed() -> None:
+    assert command("stream", "sse", "hi", "--url", "http://127.0.0.1:9", "--echo").stdout == ""
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}])
+def test_stream_shows_the_rest_where_a_terminal_lacks_a_character(locale: dict[str, str]) -> None:
+    arguments = ["stream", "sse", "a 🦊", "--engine", "scripted:tokens=3", "--echo"]
+    result = subprocess.run(
+        [sys.executable, "-m", "labkit", *arguments],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, **locale},
+    )
+    assert result.returncode == 0 and b"Traceback" not in result.stderr
+    assert result.stdout.startswith(b"a ") and b"the quick brown" in result.stdout
+
+
 def test_stream_prints_into_a_pipe_while_tokens_arrive() -> None:
     with running("stream", "sse", "hi", "--engine", "scripted:tokens=40,interval_ms=50") as process:
         assert process.stdout is not None

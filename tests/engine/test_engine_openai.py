@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -27,9 +28,10 @@ from standin import (
 from support import PATIENCE_S, connect, settled, thread_server, until
 
 from labkit.background import LoopThread
+from labkit.cli.stream import summary
 from labkit.engine.text_stream import TokenStream
 from labkit.errors import EngineFailed, InvalidRequest
-from labkit.events import Failed, Finished, GenerateRequest, Started, Token
+from labkit.events import UNCOUNTED, Failed, Finished, GenerateRequest, Started, Token
 from labkit.stream import HIGH_WATER
 
 
@@ -46,7 +48,7 @@ async def test_a_chat_becomes_a_stream_however_its_bytes_are_cut(size: int) -> N
         Started(0, "", "first", 0),
         Token(1, "Hello"),
         Token(2, ", wörld"),
-        Finished(3, "stop", 2),
+        Finished(3, "stop", 2, tokens=10),
     ]
 
 
@@ -55,7 +57,7 @@ async def test_a_plain_completion_continues_the_prompt() -> None:
     async with upstream(streams(*pieces)) as far, engine(far.url, api="completions") as near:
         events = await collect(near.submit(GenerateRequest(prompt="Once", max_tokens=2)))
     assert text_of(events) == [" upon", " a time"]
-    assert events[-1] == Finished(3, "length", 2)
+    assert events[-1] == Finished(3, "length", 2, UNCOUNTED)
     (call,) = far.posts
     assert call.path == "/v1/completions"
     assert call.body["prompt"] == "Once"
@@ -120,6 +122,23 @@ async def test_models_are_listed_once_and_not_at_all_for_a_named_model() -> None
             await collect(named.submit(GenerateRequest(prompt="hi")))
     assert [call.body["model"] for call in far.posts] == ["first", "first", "second"]
     assert len(far.calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("pieces", "tokens", "counted"),
+    [(HELLO, 10, "10 tokens in 2 chunks"), ([says("a"), says("b"), END, DONE], UNCOUNTED, "2 chunks")],
+    ids=["the endpoint counts", "nobody counts"],
+)
+async def test_chunks_are_not_called_tokens(
+    interface: str, pieces: list[bytes], tokens: int, counted: str
+) -> None:
+    async with upstream(streams(*pieces)) as far, engine(far.url) as near:
+        with thread_server(interface, near) as server:
+            async with connect(interface, server) as client:
+                recording = await client.record(GenerateRequest(prompt="hi"))
+    assert isinstance(recording.end, Finished)
+    assert (recording.end.pieces, recording.end.tokens) == (2, tokens)
+    assert re.fullmatch(rf"TTFT [\d.,]+ ms, {counted}, stop", summary(recording))
 
 
 async def test_the_endpoints_own_count_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from labkit.errors import ConnectionLost, InvalidRequest
-from labkit.events import Answer, Event, Failed, Finished, GenerateRequest, Group, Stamps, Started, Token
+from labkit.events import (
+    UNCOUNTED,
+    Answer,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Group,
+    Stamps,
+    Started,
+    Token,
+)
 from labkit.wire import native, protobuf
 from labkit.wire.proto import generate
 from labkit.wire.proto import inference_pb2 as pb
@@ -101,10 +112,12 @@ def test_events_cannot_be_changed(event: Event) -> None:
         event.id = 9  # type: ignore[misc]
 
 
-def test_answer_and_its_events_are_one() -> None:
-    stream: list[Event] = [Started(0, "r", "m", 3), Token(1, "a"), Token(2, "b"), Finished(3, "length", 2)]
+@pytest.mark.parametrize(("tokens", "told"), [(0, 2), (40, 40), (UNCOUNTED, None)])
+def test_answer_and_its_events_are_one(tokens: int, told: int | None) -> None:
+    end = Finished(3, "length", 2, tokens)
+    stream: list[Event] = [Started(0, "r", "m", 3), Token(1, "a"), Token(2, "b"), end]
     answer = Answer.from_events(stream)
-    assert answer == Answer("r", "m", "ab", "length", 3, 2, stream[1:3])  # type: ignore[arg-type]
+    assert answer == Answer("r", "m", "ab", "length", 3, told, stream[1:3])  # type: ignore[arg-type]
     assert answer.events() == stream
 
 

@@ -83,12 +83,14 @@ class Stamps(_message.Message):
     def __init__(self, sampled: _Optional[int] = ..., queued: _Optional[int] = ..., flushed: _Optional[int] = ..., written: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "pieces")
+    __slots__ = ("reason", "pieces", "tokens")
     REASON_FIELD_NUMBER: _ClassVar[int]
     PIECES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     pieces: int
-    def __init__(self, reason: _Optional[str] = ..., pieces: _Optional[int] = ...) -> None: ...
+    tokens: int
+    def __init__(self, reason: _Optional[str] = ..., pieces: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("code", "message")
