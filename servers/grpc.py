@@ -1,6 +1,6 @@
 """gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
 
-from collections.abc import AsyncIterator
+import asyncio
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote
 
@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from labkit.errors import LabkitError, StartError
 from labkit.events import Failed, GenerateRequest
 from labkit.log import adopt
+from labkit.net.grpc_calls import CarefulCalls
 from labkit.net.grpc_poller import keep_poller
 from labkit.service.admission import Caller
 from labkit.service.service import Service
@@ -20,7 +21,10 @@ from labkit.wire.proto import inference_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MAX_MESSAGE = 256 * 1024
+MAX_METADATA = 16 * 1024
+WRITE_S = 360.0
 SPARE_CALLS = 64
+SPARE_CONNECTIONS = 256  # with as many for the default of streams, half of the 1,024 files of many systems
 STATUS = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
     "too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -32,9 +36,16 @@ Context: TypeAlias = "aio.ServicerContext[pb.GenerateRequest, pb.GenerateReply]"
 OPTIONS = [
     ("grpc.so_reuseport", 0),  # otherwise a second server on the same port would start without an error
     ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_metadata_size", 16 * 1024),
+    # With the first alone, gRPC refuses by chance what is up to a quarter larger.
+    ("grpc.max_metadata_size", MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA),
+    # Whoever sends nothing, only a part of something, or no answer to a ping loses the connection.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.experimental.tcp_max_read_buffer_size", 64 * 1024),  # else a flood is read 4 MiB at a time
 ]
 
 
@@ -68,8 +79,12 @@ class GrpcListener:
         self._health = Health(service)
         # Above the service's own limit, so that the service refuses one too many at once and a health check
         # still gets through. A call beyond the transport's limit would wait silently.
-        calls = service.admission.max_streams + SPARE_CALLS
-        self._server = aio.server(options=[*OPTIONS, ("grpc.max_concurrent_streams", calls)])
+        streams = service.admission.max_streams
+        limits = [
+            ("grpc.max_concurrent_streams", streams + SPARE_CALLS),
+            ("grpc.max_allowed_incoming_connections", streams + SPARE_CONNECTIONS),
+        ]
+        self._server = aio.server(interceptors=[CarefulCalls()], options=[*OPTIONS, *limits])
         handler = grpc.unary_stream_rpc_method_handler(
             self._generate,
             request_deserializer=pb.GenerateRequest.FromString,
@@ -102,23 +117,60 @@ class GrpcListener:
         await self._server.stop(grace=0.2)
         del self._server  # its handler is a method of this listener, a cycle that would hold its core
 
-    async def _generate(
-        self,
-        message: pb.GenerateRequest,
-        context: Context,
-    ) -> AsyncIterator[pb.GenerateReply]:
+    async def _generate(self, message: pb.GenerateRequest, context: Context) -> None:
         try:
             request = protobuf.request_from_proto(GenerateRequest, message)
             delivery = self._service.generate(request, _caller(context))
         except LabkitError as error:
             await _abort(context, error.code, str(error))
+        patience = Patience()
         try:
             async for group in delivery:
-                yield protobuf.group_to_proto(group)
+                patience.writing = group.events[-1].id
+                await context.write(protobuf.group_to_proto(group))
+                patience.writing = None
                 if isinstance(last := group.events[-1], Failed):
                     await _abort(context, last.code, last.message)
+        except asyncio.CancelledError:
+            if not patience.lost:
+                raise
+            await delivery.aclose()  # gives its place back: the status goes out when the reader reads on
+            await _abort(context, "connection_lost", f"the reader took nothing for {WRITE_S:g} s")
         finally:
+            patience.end()
             await delivery.aclose()
+
+
+class Patience:
+    """Cancels the task that makes it once a write has waited from one look to the next, `WRITE_S` seconds.
+
+    A server of gRPC sees what a peer takes only when the peer opens its window again, and libraries do that
+    in steps: Node's in steps of 64 KiB, for which somebody who reads ten tokens a second takes 345 s. So ten
+    seconds would cut every reader of a fast engine. What fits into the window is taken at once, read or not:
+    64 KiB in Node, 16 MiB in Python by default. A peer that answers no more, since its process or its host
+    stands still, is noticed by pings within 15 s.
+    """
+
+    def __init__(self) -> None:
+        self.writing: int | None = None  # the last id of the group that is being written
+        self.lost = False
+        self._seen: int | None = None
+        self._task = asyncio.current_task()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(WRITE_S, self._look)
+
+    def _look(self) -> None:
+        if self.writing is not None and self.writing == self._seen and self._task is not None:
+            self.lost = True
+            self._task.cancel()
+        else:
+            self._seen = self.writing
+            self._wait()
+
+    def end(self) -> None:
+        self._timer.cancel()
 
 
 def _caller(context: Context) -> Caller:

@@ -135,15 +135,6 @@ async def test_oversized_message_is_refused(channel: aio.Channel, engine: Watche
     await assert_serves(channel)
 
 
-async def test_message_that_is_no_request(channel: aio.Channel, engine: Watched) -> None:
-    method: Call = channel.unary_stream("/inference.InferenceService/Generate")
-    with pytest.raises(aio.AioRpcError) as error:
-        await method(b"\xff\xff\xff\xff").read()
-    assert error.value.code() is grpc.StatusCode.UNKNOWN, "gRPC itself refuses it, and calls it so"
-    assert not engine.streams
-    await assert_serves(channel)
-
-
 async def test_unknown_method(channel: aio.Channel) -> None:
     method: Call = channel.unary_unary("/inference.InferenceService/Nothing")
     with pytest.raises(aio.AioRpcError) as error:
