@@ -39,11 +39,15 @@ OPTIONS = [
     # With the first alone, gRPC refuses by chance what is up to a quarter larger.
     ("grpc.max_metadata_size", MAX_METADATA),
     ("grpc.absolute_max_metadata_size", MAX_METADATA),
-    # Whoever sends nothing, only a part of something, or no answer to a ping loses the connection.
+    # Whoever sends nothing, or only a part of something, for ten seconds loses the connection.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 10_000),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # So does who leaves a ping without an answer for ten seconds, as a process does that stands still. The
+    # third is 60 s by default, and gRPC waits for the longer of the two.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.experimental.tcp_max_read_buffer_size", 64 * 1024),  # else a flood is read 4 MiB at a time
 ]

@@ -25,7 +25,8 @@ CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEADERS, SETTINGS, WINDOW_UPDATE, END_HEADERS = 1, 4, 8, 4
+DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
 LONG = pb.GenerateRequest(prompt="x", max_tokens=60_000).SerializeToString()
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16 * 1024)]
 Call = Any
@@ -205,18 +206,48 @@ PARTS = {
 }
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes servers lose patience with a connection in a fraction of a second instead of ten."""
+    waits = [(name, 300 if name.endswith("_ms") else value) for name, value in server_file.OPTIONS]
+    monkeypatch.setattr(server_file, "OPTIONS", waits)
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_silent_connection_is_closed(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = {"grpc.max_connection_idle_ms", "grpc.server_handshake_timeout_ms"}
-    quick = [(name, 300 if name in slow else value) for name, value in server_file.OPTIONS]
-    monkeypatch.setattr(server_file, "OPTIONS", quick)
+def test_silent_connection_is_closed(part: str, hasty: None) -> None:
     with (
         thread_server("grpc", "scripted") as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as sock,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S / 4) as sock,
     ):
         sock.sendall(PARTS[part])
         while sock.recv(4096):
             pass
+
+
+def field(name: str, value: str) -> bytes:
+    """A header as a literal that is not indexed (RFC 7541, 6.2.2)."""
+    return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+async def test_peer_that_answers_no_ping_is_dropped(engine: Watched, hasty: None) -> None:
+    """So is a process that stands still, whose kernel still takes bytes for it."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": GENERATE,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    head = frame(HEADERS, END_HEADERS, 1, b"".join(field(*item) for item in fields.items()))
+    call = head + frame(DATA, END_STREAM, 1, b"\0" + struct.pack(">I", len(LONG)) + LONG)
+    engine.interval_ms = 5
+    with thread_server("grpc", engine) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0) + call)
+            await until(lambda: server.service.open_streams == 1, "the call has begun")
+            await until(lambda: server.service.open_streams == 0, "the call is dropped", PATIENCE_S / 4)
+        assert not engine.streams[0].wanted
 
 
 async def test_connections_without_end_leave_the_others_alone() -> None:
