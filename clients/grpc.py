@@ -24,9 +24,9 @@ CODES = {
 }
 UNREACHABLE = ("failed to connect", "errors resolving", "DNS resolution failed")  # gRPC's own first words
 OPTIONS = [
-    # By itself gRPC lets a server run ahead by megabytes; a window of 64 KiB lets backpressure through.
+    # By itself gRPC lets a server run ahead by 16 MiB; so backpressure comes after some 3,000 tokens.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ("grpc.http2.lookahead_bytes", 32 * 1024),
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
 ]

@@ -6,13 +6,14 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import psutil
 import pytest
 from grpc import aio
-from support import PATIENCE_S, Watched, settled, thread_server, until
+from support import PATIENCE_S, Watched, ask, connect, settled, thread_server, until
 
 import labkit
 from labkit.launch.threaded import ThreadServer
@@ -165,6 +166,14 @@ async def test_reader_that_takes_nothing_gives_its_place_back(
         error = await ended(call)
     assert dict(error.trailing_metadata() or ())["labkit-code"] == "connection_lost"
     assert "took nothing" in (error.details() or "")
+
+
+@pytest.mark.parametrize("flush", ["token", "tokens:64"])
+async def test_server_runs_ahead_of_a_client_by_some_thousand_tokens(engine: Watched, flush: str) -> None:
+    with thread_server("grpc", engine, flush=flush) as server:
+        async with connect("grpc", server) as client, aclosing(client.chunks(ask(60_000))) as chunks:
+            await anext(chunks)
+            assert await settled(lambda: engine.streams[0].produced) <= 5_000
 
 
 async def test_only_one_write_that_waits_from_look_to_look_is_too_slow() -> None:
