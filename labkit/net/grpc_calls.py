@@ -9,6 +9,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from labkit.log import failure
+
 READ_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def _careful(handler: Any, method: str) -> Any:
             except NotImplementedError:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not have this method")
             except Exception as error:
-                _log.error("%s: %s: %s", method, type(error).__name__, error)
+                failure(_log, method, error)
                 await context.abort(grpc.StatusCode.INTERNAL, "the server failed as it answered")
         except aio.InternalError:  # a write failed, as its peer has gone; gRPC would log a traceback
             raise asyncio.CancelledError from None

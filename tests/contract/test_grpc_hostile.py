@@ -126,9 +126,8 @@ async def test_method_that_raises_is_one_line(
     server.service.generate = broken  # type: ignore[method-assign, assignment]
     error = await ended(send(channel, GENERATE, LONG))
     assert error.code() is grpc.StatusCode.INTERNAL and "RuntimeError" not in (error.details() or "")
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"{GENERATE}: RuntimeError: by the test"
-    ]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.startswith(GENERATE) and "by the test" in line and "\n" not in line
 
 
 async def test_method_that_a_standard_service_lacks_is_unimplemented(channel: aio.Channel) -> None:
