@@ -24,12 +24,16 @@ async def read(contents: Contents, name: str) -> dict[str, Any]:
 
 
 def stored(folder: Path, name: str) -> dict[str, Any]:
-    language: dict[str, Any] = json.loads((folder / name).read_text())["metadata"]["language_info"]
+    language: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))["metadata"][
+        "language_info"
+    ]
     return language
 
 
 async def test_a_notebook_keeps_the_version_in_its_file_and_shows_the_one_that_runs(tmp_path: Path) -> None:
-    (tmp_path / "a.ipynb").write_text(json.dumps(notebook({"name": "python", "version": "3.99.1"})))
+    (tmp_path / "a.ipynb").write_text(
+        json.dumps(notebook({"name": "python", "version": "3.99.1"})), encoding="utf-8"
+    )
     contents = Contents(root_dir=str(tmp_path))
     shown = await read(contents, "a.ipynb")
     assert shown == {"name": "python", "version": platform.python_version()}
