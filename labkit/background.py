@@ -38,7 +38,11 @@ class LoopThread:
         self.loop.set_exception_handler(_complain)
         self._closing = threading.Lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()  # waits for the thread to begin
+        except KeyboardInterrupt:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            raise
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Start a coroutine on the loop and return at once.

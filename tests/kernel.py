@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 from support import PATIENCE_S
 
 from labkit.lesson.findings import MODE
@@ -49,7 +50,7 @@ class Kernel:
                 case "execute_result" | "display_data":
                     ran.data.append(content["data"])
             if interrupt_at and interrupt_at in ran.printed and not timers:
-                timers.append(threading.Timer(after_s, self._manager.interrupt_kernel))
+                timers.append(threading.Timer(after_s, self._interrupt))
                 timers[0].start()
 
         reply = self._client.execute_interactive(
@@ -57,8 +58,13 @@ class Kernel:
         )
         ran.status = reply["content"]["status"]
         for timer in timers:
+            timer.cancel()  # ipykernel loses a request that is interrupted as it begins or ends
             timer.join()
         return ran
+
+    def _interrupt(self) -> None:
+        self._manager.interrupt_kernel()
+        ensure_event_loop().close()  # which jupyter_client has made for this thread
 
 
 @contextmanager
@@ -75,3 +81,4 @@ def kernel(folder: str | None = None) -> Iterator[Kernel]:
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+        ensure_event_loop().close()

@@ -8,7 +8,21 @@ from labkit.client import Recording
 from labkit.figures.metrics import figures
 from labkit.sim.timelines import Summary
 
-RUN_HEADINGS = ["tok/s", "effective", "TTFT p50", "p99", "ITL p99", "fluidity", "QoE", "stall", "preempted"]
+RUN_FIGURES: Mapping[str, tuple[str, int]] = {
+    "tokens/s": ("tokens_per_s", 0),
+    "effective tokens/s": ("effective_tokens_per_s", 0),
+    "TTFT p50, s": ("ttft_p50_s", 2),
+    "TTFT p99, s": ("ttft_p99_s", 2),
+    "ITL p99, ms": ("itl_p99_ms", 0),
+    "fluidity": ("fluidity", 3),
+    "QoE": ("qoe", 3),
+    "stall, s": ("stall_s", 2),
+    "preempted": ("preemptions", 0),
+}
+"""The figures of a table of runs: the heading, `Summary`'s field and the digits after the point."""
+READERS_FIGURES = ("TTFT p99, s", "effective tokens/s", "fluidity")
+MOST_FIGURES = 4
+"""More would not fit beside each other on a page 900 px wide."""
 
 
 def figures_table(recordings: Mapping[str, Recording]) -> Table:
@@ -25,20 +39,29 @@ def figures_table(recordings: Mapping[str, Recording]) -> Table:
     return table
 
 
-def runs_table(runs: Mapping[str, Summary]) -> Table:
-    """One row for each run: its figures, as `labkit.sim.timelines.Summary` defines them."""
-    table = Table(title="of all requests together; TTFT and stalls in s, ITL in ms")
+def runs_table(runs: Mapping[str, Summary], *figures: str) -> Table:
+    """One row for each run, of all its requests together, with the named figures of `RUN_FIGURES`.
+
+    Without names there are three: what the slowest wait for, what is of use, and what comes in time.
+
+    Raises:
+        ValueError: more than four figures, or one that is not there.
+    """
+    figures = figures or READERS_FIGURES
+    if len(figures) > MOST_FIGURES or (set(figures) - set(RUN_FIGURES)):
+        raise ValueError(f"a table has up to {MOST_FIGURES} of these figures: {', '.join(RUN_FIGURES)}")
+    table = Table()
     table.add_column("", no_wrap=True)
-    for heading in RUN_HEADINGS:
-        table.add_column(heading, justify="right")
+    for figure in figures:
+        table.add_column(figure, justify="right")
     for name, run in runs.items():
-        rates = (run.tokens_per_s, run.effective_tokens_per_s)
-        cells = [f"{x:,.0f}" if x is not None else "–" for x in rates]
-        waits = (run.ttft_p50_s, run.ttft_p99_s, run.itl_p99_ms, run.fluidity, run.qoe, run.stall_s)
-        for value, digits in zip(waits, (2, 2, 0, 3, 3, 2), strict=True):
-            cells.append("–" if value is None else f"{value:,.{digits}f}")
-        table.add_row(name, *cells, f"{run.preemptions:,}")
+        table.add_row(name, *(_cell(run, *RUN_FIGURES[figure]) for figure in figures))
     return table
+
+
+def _cell(run: Summary, field: str, digits: int) -> str:
+    value = getattr(run, field)
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def chunk_sizes(recording: Recording) -> list[int]:

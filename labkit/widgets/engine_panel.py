@@ -11,6 +11,7 @@ from labkit.engine.trace import Record
 from labkit.errors import EngineFailed
 from labkit.events import Failed, Finished, GenerateRequest, Token
 from labkit.widgets.knobs import Knob, budget_knob, pace_knob, policy_knob
+from labkit.widgets.palette import stream_colour
 from labkit.widgets.panel import Panel
 from labkit.widgets.schedule import Turned
 from labkit.widgets.schedule_view import ScheduleView
@@ -57,8 +58,10 @@ class EnginePanel(Panel[list[Record]]):
         self._requests = {r.request_id or str(n): (at_s, r) for n, (at_s, r) in enumerate(arrivals, 1)}
         if not arrivals or len(self._requests) != len(arrivals):
             raise ValueError("a panel takes at least one request, and each of another request_id")
-        self._drawn = _spread(list(self._requests), DRAWN)
-        self.view = TokenView(self._drawn, height_px=64)
+        names = list(self._requests)
+        self._drawn = _spread(names, DRAWN)
+        colours = [stream_colour(names.index(name)) for name in self._drawn]  # those of their rows
+        self.view = TokenView(self._drawn, height_px=64, wait_scale_s=window_s, colours=colours, legend=False)
         self.schedule = ScheduleView(window_s, kv_limit=engine.kv_limit)
         self.records: list[Record] = []
         self._turns: list[Turned] = []

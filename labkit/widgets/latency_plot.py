@@ -42,6 +42,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         self.streams = tuple(streams)
         self._x_scale = bqplot.LinearScale(min=0.0, max=float(window_s))
         self._y_scale = bqplot.LinearScale(min=0.0)
+        self._x_axis = bqplot.Axis(scale=self._x_scale, label="seconds", label_color=_SOFT)
         self._y_axis = bqplot.Axis(
             scale=self._y_scale,
             side="left",
@@ -56,17 +57,16 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             stroke_width=1.5,
             interpolation="step-before",
         )
-        self._turns = bqplot.Lines(scales=scales, colors=[_SOFT], stroke_width=1.0, line_style="dashed")
+        self._turns = bqplot.Lines(scales=scales, colors=[_SOFT], stroke_width=1.0, line_style="dotted")
         self._drawn_turns: tuple[list[tuple[float, str]], float] = [], 0.0
         self._turned_to = bqplot.Label(scales=scales, colors=[_SOFT], default_size=11, x_offset=4)
         self._drawn_at = 0.0
         self._settled = True
         self._hurry = self._dirty = False
         self._draw()
-        x_axis = bqplot.Axis(scale=self._x_scale, label="seconds", label_color=_SOFT, num_ticks=6)
         super().__init__(
             marks=[self._lines, self._turns, self._turned_to, _legend(streams)],
-            axes=[x_axis, self._y_axis],
+            axes=[self._x_axis, self._y_axis],
             fig_margin={"top": 12, "bottom": 40, "left": 58, "right": 110},
             display_toolbar=False,
         )
@@ -153,8 +153,11 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             self._y_axis.tick_labels = {str(height): label for height, label in ticks.items()}
             self._y_axis.tick_values = np.array(list(ticks))
             self._y_scale.max = top * _HEADROOM
-        with self._x_scale.hold_sync():
-            self._x_scale.min, self._x_scale.max = self._waits.span_s()
+        span_s = self._waits.span_s()
+        if (self._x_scale.min, self._x_scale.max) != span_s or self._x_axis.tick_values is None:
+            self._x_axis.tick_values = np.array(palette.ticks_s(*span_s))
+            with self._x_scale.hold_sync():
+                self._x_scale.min, self._x_scale.max = span_s
 
     def _draw_lines(self, lines: list[list[Point]]) -> None:
         # bqplot squeezes a table of one column and then draws one line through the points of all.
@@ -187,6 +190,8 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             self._turned_to.x = at_s
             self._turned_to.y = np.full(len(at_s), self._y_scale.max * 0.96)
             self._turned_to.text = [text for _, text in turns]
+        # bqplot's page draws a new text only with new positions.
+        self._turned_to.send_state(["x", "y", "text"])
 
 
 def _legend(streams: Sequence[str]) -> bqplot.Label:

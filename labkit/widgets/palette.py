@@ -49,6 +49,8 @@ _EDGES = [tint.from_ms for tint in TINTS]
 
 TICKS_MS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
 DECADES_MS = (0, 10, 100, 1000, 10_000, 100_000)
+STEPS_S = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+MOST_TICKS = 9
 MOST_WITH_ALL_TICKS_MS = 500
 
 
@@ -112,3 +114,9 @@ def ticks_up_to(top_ms: float) -> dict[float, str]:
     """Return the ticks from 0 to `top_ms`: by height, what to write beside it. High plots have decades."""
     ticks = TICKS_MS if top_ms <= MOST_WITH_ALL_TICKS_MS else DECADES_MS
     return {height_of(tick): f"{tick:,}" for tick in ticks if tick <= top_ms}
+
+
+def ticks_s(from_s: float, to_s: float) -> list[float]:
+    """Return up to nine round times for an axis between two times in seconds."""
+    step = next((step for step in STEPS_S if (to_s - from_s) / step <= MOST_TICKS - 1), to_s - from_s)
+    return [step * number for number in range(math.ceil(from_s / step), math.floor(to_s / step) + 1)]

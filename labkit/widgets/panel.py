@@ -4,6 +4,7 @@ import concurrent.futures
 import html
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import ipywidgets
@@ -52,7 +53,7 @@ class Panel(ipywidgets.VBox, Generic[Result]):  # type: ignore[misc]
         self._in_view = InView()
         for knob in self.knobs.values():
             knob.control.observe(lambda _, knob=knob: self._turned(knob), names="value")
-        super().__init__([self._in_view, controls, *views])
+        super().__init__([controls, *views, self._in_view])
 
     def prepare(self) -> Sequence[Coroutine[Any, Any, None]]:
         """Empty the views, apply the knobs, and return the coroutines that run side by side."""
@@ -80,22 +81,30 @@ class Panel(ipywidgets.VBox, Generic[Result]):  # type: ignore[misc]
     def live(self, timeout: float | None = None) -> Result:
         """Show the panel, keep it in view, and return what `run` returns; the picture stays below it.
 
-        Without `timeout` there is no limit. It raises what `run` raises.
+        Without `timeout` there is no limit. It raises what `run` raises; then the picture shows what came.
         """
-        display(self)  # type: ignore[no-untyped-call]
-        result = self.run(timeout)
-        display(self.picture())  # type: ignore[no-untyped-call]
-        return result
+        try:
+            display(self)  # type: ignore[no-untyped-call]
+            return self.run(timeout)
+        finally:
+            with suppress(ValueError):  # nothing has come that could be drawn
+                display(self.picture())  # type: ignore[no-untyped-call]
 
     def start(self) -> None:
         """Begin a run and return at once; stop a run that still goes on first. *run again* does this."""
         with self._turning:
             self._end()
             coroutines = self.prepare()
-            self._thread = thread = LoopThread("labkit-panel")
-            self._runs = runs = [thread.submit(coroutine) for coroutine in coroutines]
-        for run in runs:
-            run.add_done_callback(lambda _: thread.close() if all(run.done() for run in runs) else None)
+            try:
+                self._thread = thread = LoopThread("labkit-panel")
+                self._runs = runs = [thread.submit(coroutine) for coroutine in coroutines]
+                for run in runs:
+                    run.add_done_callback(
+                        lambda _: thread.close() if all(run.done() for run in runs) else None
+                    )
+            except BaseException:  # an interrupt
+                self._end()
+                raise
 
     def finish(self, timeout: float | None = None) -> None:
         """Return when every stream has ended; if *run again* is pressed meanwhile, those of the new run.

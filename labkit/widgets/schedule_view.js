@@ -3,6 +3,7 @@
 const LEFT = 116, RIGHT = 16, TITLE = 22, AXIS = 22;
 const KV = 44, UNREAD = 100, TALLEST = 12, LEAST = 72, MOST = 240;
 const LEAST_S = 2;
+const DASH = 9;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
 function nice(value) {
@@ -191,7 +192,7 @@ class Drawing {
       for (const [row, points] of lines) {
         const path = new Path2D();
         for (const [at, level] of points) path.lineTo(this.x(at), y(level));
-        this.stroke(path, this.colour(row), lines.length > 16 ? 1 : 1.5);
+        this.strokeShared(path, row, lines.length);
       }
     });
   }
@@ -203,6 +204,19 @@ class Drawing {
       this.rule(this.x(at), this.unreadTop - 8, this.x(at), this.bottom, this.ink, [3, 3]);
       this.write(text, this.x(at) + 5, this.unreadTop + 2, this.ink);
     }
+  }
+
+  // Lines that coincide share their way: each is faint along all of it, and strong in dashes of its own.
+  strokeShared(path, row, count) {
+    const { colours } = this.schedule.look;
+    this.pen.globalAlpha = count > 1 ? 0.4 : 1;
+    this.stroke(path, this.colour(row), count > 16 ? 1 : 1.5);
+    this.pen.globalAlpha = 1;
+    if (count < 2) return;
+    this.pen.setLineDash([DASH, DASH * (colours.length - 1)]);
+    this.pen.lineDashOffset = -DASH * (row.place % colours.length);
+    this.stroke(path, this.colour(row), count > 16 ? 1.2 : 2);
+    this.pen.setLineDash([]);
   }
 
   stroke(path, colour, wide) {

@@ -107,7 +107,7 @@ class TokenView {
     const row = make("div", "lk-columns", root);
     row.style.setProperty("--lk-height", `${look.height_px}px`);
     this.columns = look.streams.map((stream) => new Column(stream, look, styles, row));
-    drawLegend(look.tints, styles, root);
+    if (look.legend) drawLegend(look.tints, styles, root);
   }
 
   take(changes) {

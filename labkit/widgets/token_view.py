@@ -19,6 +19,8 @@ class TokenView(LiveView[StreamEvent, Columns]):
         streams: the columns' titles, from left to right.
         height_px: the height of a column's text.
         wait_scale_s: the wait for a first token that fills its bar, in seconds.
+        colours: each column's, if it is not the one that its name has everywhere (see `palette.colours_of`).
+        legend: whether the page explains the tints.
 
     Raises:
         ValueError: no streams, or two of one name.
@@ -27,10 +29,23 @@ class TokenView(LiveView[StreamEvent, Columns]):
     _esm = page_files("live_view.js", "token_view.js")
     _css = page_files("live_view.css", "token_view.css")
 
-    def __init__(self, streams: Sequence[str], height_px: int = 150, wait_scale_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        streams: Sequence[str],
+        height_px: int = 150,
+        wait_scale_s: float = 10.0,
+        colours: Sequence[str] | None = None,
+        legend: bool = True,
+    ) -> None:
         self._places = palette.stream_places(streams)
         self.wait_scale_s = wait_scale_s
-        super().__init__(Columns(streams), _look(streams, height_px, wait_scale_s))
+        look = {
+            "streams": _named(streams, colours or palette.colours_of(streams)),
+            "wait_scale_ms": 1e3 * wait_scale_s,
+            "height_px": height_px,
+            "legend": legend,
+        }
+        super().__init__(Columns(streams), look | _LOOK)
 
     def start(self, stream: str, sent_ns: int) -> None:
         """Empty the column for a request sent at `sent_ns`; its first token is tinted by its TTFT."""
@@ -60,14 +75,13 @@ class TokenView(LiveView[StreamEvent, Columns]):
         return f"TokenView({', '.join(self._places)})"
 
 
-def _look(streams: Sequence[str], height_px: int, wait_scale_s: float) -> dict[str, Any]:
-    colours = zip(streams, palette.colours_of(streams), strict=True)
-    return {
-        "streams": [{"name": name, "colour": colour} for name, colour in colours],
-        "wait_scale_ms": 1e3 * wait_scale_s,
-        "tints": [vars(tint) for tint in palette.TINTS],
-        "height_px": height_px,
-        "keep_chars": KEEP_CHARS,
-        "keep_runs": KEEP_RUNS,
-        "run_chars": RUN_CHARS,
-    }
+def _named(streams: Sequence[str], colours: Sequence[str]) -> list[dict[str, str]]:
+    return [{"name": name, "colour": colour} for name, colour in zip(streams, colours, strict=True)]
+
+
+_LOOK: dict[str, Any] = {
+    "tints": [vars(tint) for tint in palette.TINTS],
+    "keep_chars": KEEP_CHARS,
+    "keep_runs": KEEP_RUNS,
+    "run_chars": RUN_CHARS,
+}

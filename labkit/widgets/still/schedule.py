@@ -31,6 +31,7 @@ _LEFT, _RIGHT, _TOP, _TITLE, _AXIS, _LEGEND = 118, 16, 8, 24, 40, 28
 _KV, _UNREAD = 70, 110
 _SMALL = 7.5
 _NARROW_PX = 1.5
+_DASH = 4.0
 
 
 @runtime_checkable
@@ -200,13 +201,17 @@ def _draw_kv(axes: Axes, schedule: Schedule, kv_limit: int | None) -> None:
 
 
 def _draw_unread(axes: Axes, schedule: Schedule) -> None:
+    """Draw each reader's line: faint along all of it, and strong in dashes of its own, so that all show."""
     highest = 5.0
-    thin = len(schedule.rows) > 16
-    look = {"linewidth": 0.7, "alpha": 0.7} if thin else {"linewidth": 1.2, "alpha": 1.0}
+    several, shares = len(schedule.rows) > 1, len(palette.STREAM_COLOURS)
     for row in schedule.rows.values():
         points = row.unread_until(schedule.now_s)
         highest = max(highest, *(level for _, level in points), 0.0)
-        draw_line(axes, points, color=palette.stream_colour(row.place), **look)
+        colour = palette.stream_colour(row.place)
+        draw_line(axes, points, color=colour, linewidth=1.1, alpha=0.4 if several else 1.0)
+        if several:
+            dashes = (-_DASH * (row.place % shares), (_DASH, _DASH * (shares - 1)))
+            draw_line(axes, points, color=colour, linewidth=1.5, linestyle=dashes, dash_capstyle="butt")
     axes.set_ylim(0, highest * 1.05)
     _few_ticks(axes)
 

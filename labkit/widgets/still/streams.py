@@ -164,7 +164,7 @@ def _draw_waits(figure: Figure, plot: HasPoints, height_px: float) -> None:
     left, right, bottom, top = 60, 112, 40, 14
     width, height = 1 - (left + right) / WIDTH_PX, (_PLOT_PX - top - bottom) / height_px
     axes = figure.add_axes((left / WIDTH_PX, bottom / height_px, width, height))
-    highest = max(LEAST_TOP_MS, *(palette.tick_above(ms) for points in waits.values() for _, ms in points))
+    highest = max([LEAST_TOP_MS, *(palette.tick_above(ms) for points in waits.values() for _, ms in points)])
     most = palette.height_of(highest)
     for place, (points, colour) in enumerate(
         zip(waits.values(), palette.colours_of(list(waits)), strict=True)
