@@ -1,7 +1,7 @@
 // InView's script: brings the widget around it into view and keeps it there while it grows, until somebody scrolls.
 
-const EVERY_MS = 200;
-const GROWS_MS = 5000;
+const EVERY_MS = 100;
+const GROWS_MS = 8000;
 const BY_HAND = ["wheel", "touchmove", "pointerdown", "keydown"];
 
 function isRunning(el) {
@@ -17,6 +17,7 @@ function render({ el }) {
     if (isRunning(el)) el.parentNode.scrollIntoView({ block: "nearest" });
   }
 
+  requestAnimationFrame(show);
   const timer = setInterval(show, EVERY_MS);
   setTimeout(() => end.abort(), GROWS_MS);
   for (const kind of BY_HAND) {

@@ -57,7 +57,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             stroke_width=1.5,
             interpolation="step-before",
         )
-        self._turns = bqplot.Lines(scales=scales, colors=[_SOFT], stroke_width=1.0, line_style="dotted")
+        self._turns = bqplot.Lines(scales=scales, colors=[_SOFT], stroke_width=1.5)
         self._drawn_turns: tuple[list[tuple[float, str]], float] = [], 0.0
         self._turned_to = bqplot.Label(scales=scales, colors=[_SOFT], default_size=11, x_offset=4)
         self._drawn_at = 0.0

@@ -202,7 +202,8 @@ class Drawing {
     for (const [at, text] of this.schedule.turns ?? []) {
       if (at < this.from) continue;
       this.rule(this.x(at), this.unreadTop - 8, this.x(at), this.bottom, this.ink, [3, 3]);
-      this.write(text, this.x(at) + 5, this.unreadTop + 2, this.ink);
+      const left = this.x(at) + 8 * text.length > this.width - RIGHT; // no room to the right of the line
+      this.write(text, this.x(at) + (left ? -5 : 5), this.unreadTop + 2, this.ink, left ? "right" : "left");
     }
   }
 
