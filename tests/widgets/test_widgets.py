@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from comm import DummyComm
 from fake_page import FakePage, wait_until
 
 from labkit.widgets import LatencyPlot, Picture, TokenView, flush_knob, pace_knob, picture, streams_knob
@@ -109,6 +110,7 @@ def test_a_stream_that_is_not_there_is_an_error_in_the_caller() -> None:
 def test_plot_draws_a_drain_in_one_update() -> None:
     plot = LatencyPlot(NAMES)
     updates: list[set[str]] = []
+    plot._lines.comm = DummyComm(primary=False)  # ipykernel's sends nothing where there is no kernel
     plot._lines._send = lambda message, buffers=None: updates.append(set(message["state"]))
     plot._inbox._awake = True
     for i in range(500):
