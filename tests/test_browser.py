@@ -3,10 +3,6 @@
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -15,11 +11,10 @@ from statistics import median
 
 import pytest
 from chromium import chromium_page, needs_chromium
+from jupyterlab import FIRST, jupyterlab
 from playwright.sync_api import Error, Locator, Page, TimeoutError
 from support import PATIENCE_S
 
-ROOT = Path(__file__).parent.parent
-CHAPTER = "00_one_prompt_four_interfaces.ipynb"
 TOKENS = 240
 SHOTS = os.environ.get("LABKIT_SCREENSHOTS")  # a folder for screenshots, if you want to look at them
 
@@ -86,18 +81,9 @@ pytestmark = needs_chromium
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """Run `labkit lab` without a browser on a copy of the notebooks; yield the address of chapter 00."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    config = {"LabApp": {"expose_app_in_browser": True}}
-    (tmp_path / "jupyter_lab_config.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [sys.executable, "-m", "labkit", "lab", "--no-browser", "--notebooks", f"{tmp_path}/notebooks"]
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    yield next(line for line in process.stdout if "http://" in line).split()[-1]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_S) == 0
-    process.stdout.close()
+    """The address of chapter 00 in a JupyterLab of this test's own."""
+    with jupyterlab(tmp_path) as address:
+        yield address
 
 
 @pytest.fixture
@@ -180,7 +166,7 @@ def test_a_schedule_moves_while_it_is_played_and_outlives_a_reload(
 ) -> None:
     errors = errors_of(page)
     write_notebook(tmp_path / "notebooks" / "schedule.ipynb", SCHEDULE)
-    page.goto(lab.replace(CHAPTER, "schedule.ipynb"))
+    page.goto(lab.replace(FIRST, "schedule.ipynb"))
     canvas = page.locator(".lk-schedule canvas")
     run_all(page, until=canvas.and_(page.get_by_label(re.compile("[1-4] finished"))))
     painted = [page.evaluate(PAINTED, [0, DECODE])]
@@ -216,7 +202,7 @@ def test_a_policy_chosen_in_the_page_acts_on_the_requests_that_run(
     lab: str, page: Page, tmp_path: Path
 ) -> None:
     write_notebook(tmp_path / "notebooks" / "panel.ipynb", PANEL)
-    page.goto(lab.replace(CHAPTER, "panel.ipynb"))
+    page.goto(lab.replace(FIRST, "panel.ipynb"))
     run_all(page, until=page.locator(".lk-text span").first)
     page.wait_for_timeout(1500)
     shoot(page, "panel-fcfs")
