@@ -122,8 +122,13 @@ class EnginePanel(Panel[list[Record]]):
         drawn = name in self._drawn
         if drawn:
             self.view.start(name, time.monotonic_ns())
-        async with aclosing(self._engine.submit(named)) as stream:
-            await self._read(name, stream, drawn)
+        try:
+            async with aclosing(self._engine.submit(named)) as stream:
+                await self._read(name, stream, drawn)
+        except asyncio.CancelledError:
+            if drawn:
+                self.view.finish(name, "stopped")
+            raise
 
     async def _read(self, name: str, stream: TokenStream, drawn: bool) -> None:
         async for event in stream:
