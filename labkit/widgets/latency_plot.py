@@ -47,7 +47,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
             scale=self._y_scale,
             side="left",
             label="wait, ms (log scale)",
-            label_offset="3em",
+            label_offset="50px",
             label_color=_SOFT,
         )
         scales = {"x": self._x_scale, "y": self._y_scale}
@@ -67,7 +67,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
         super().__init__(
             marks=[self._lines, self._turns, self._turned_to, _legend(streams)],
             axes=[self._x_axis, self._y_axis],
-            fig_margin={"top": 12, "bottom": 40, "left": 58, "right": 110},
+            fig_margin={"top": 12, "bottom": 40, "left": 66, "right": 110},
             display_toolbar=False,
         )
         self.layout.width, self.layout.height = "100%", f"{height_px}px"
