@@ -45,7 +45,12 @@ def chart(
     style_axes(axes)
     axes.tick_params(which="both", labelsize=9, colors=palette.INK)
     axes.legend(frameon=False, labelcolor=palette.INK)
-    figures = "; ".join(
-        f"{name}: {', '.join(f'{value:.4g}' for value in values)}" for name, values in series.items()
-    )
+    figures = "; ".join(f"{name}: {_told(values)}" for name, values in series.items())
     return Picture(png(figure), f"chart of {', '.join(series)}", f"{y} over {x}. {figures}")
+
+
+def _told(values: Sequence[float]) -> str:
+    """Say the values, or how many there are and between which they lie."""
+    if len(values) <= FEW:
+        return ", ".join(f"{value:.4g}" for value in values)
+    return f"{len(values)} values from {min(values):.4g} to {max(values):.4g}"
