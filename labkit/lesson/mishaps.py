@@ -35,7 +35,7 @@ def told(error: BaseException, line: int | None) -> str:
         case LabkitError():
             return one_line(error)
         case NameError(name=str(name)):
-            return f"`{name}` is not there: run the cell above that makes it. A text stands in quotes."
+            return f"`{name}` is not there: run the cell above that makes it. (A text needs quotes.)"
         case SyntaxError():
             return f"This is not Python{where}: {error.msg}."
     return f"{type(error).__name__}{where}: {one_line(error)} (%tb shows the whole traceback.)"
