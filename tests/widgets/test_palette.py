@@ -89,3 +89,9 @@ def test_lines_that_coincide_are_told_apart_live_and_stored() -> None:
     assert (px > plot._lines.stroke_width * 0.9).all()
     visible = [count(plot.picture(), colour) for colour in palette.colours_of(names)]
     assert min(visible) > 0.5 * max(visible), "each is seen along its whole length"
+
+
+def test_a_chart_tells_few_values_and_the_range_of_many() -> None:
+    assert chart([1, 2], {"sse": [3, 4]}, x="x", y="y").alt == "y over x. sse: 3, 4"
+    many = chart(range(900), {"sse": range(900)}, x="x", y="y")
+    assert many.alt == "y over x. sse: 900 values from 0 to 899"
