@@ -51,7 +51,7 @@ class Column:
         self._first_ns = 0
         self._last_ns = 0
         self._marks: deque[tuple[int, int]] = deque()
-        self._ended = False
+        self._ended_ns: int | None = None
         self._fresh: list[TextRun] = []
         self._emptied = True
 
@@ -72,7 +72,7 @@ class Column:
 
     def finish(self, note: str, failed: bool) -> None:
         """Note how the stream ended."""
-        self.note, self.failed, self._ended = note, failed, True
+        self.note, self.failed, self._ended_ns = note, failed, time.monotonic_ns()
 
     def text(self) -> str:
         """Return the text, as far as it is kept."""
@@ -95,7 +95,8 @@ class Column:
     def _head(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
-            "waiting_ms": self._waiting_ms(),
+            "waiting": self.waiting,
+            "waited_ms": self.waited_ms(),
             "ttft_ms": self.ttft_ms,
             "itl_ms": self.itl_ms,
             "per_s": self.per_s(),
@@ -105,7 +106,7 @@ class Column:
 
     def per_s(self) -> float | None:
         """Return tokens per second: of the last second, or of the whole stream once it has ended."""
-        if self._ended and self.tokens > 1:
+        if self._ended_ns is not None and self.tokens > 1:
             from_ns, before = self._first_ns, 1
         elif self._marks:
             from_ns, before = self._marks[0]
@@ -113,6 +114,17 @@ class Column:
             return None
         passed_ns = self._last_ns - from_ns
         return (self.tokens - before) * 1e9 / passed_ns if passed_ns > 0 else None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the first token is to come."""
+        return self._sent_ns is not None and not self.tokens and self._ended_ns is None
+
+    def waited_ms(self) -> float | None:
+        """Return how long the first token was waited for: until it or the stream's end came, or until now."""
+        if self.ttft_ms is not None or self._sent_ns is None or self.tokens:
+            return self.ttft_ms
+        return ((self._ended_ns or time.monotonic_ns()) - self._sent_ns) / 1e6
 
     def _waited_ms(self, received_ns: int) -> float:
         if self.tokens:
@@ -123,12 +135,6 @@ class Column:
             return 0.0
         self.ttft_ms = (received_ns - self._sent_ns) / 1e6
         return self.ttft_ms
-
-    def _waiting_ms(self) -> float | None:
-        """Return how long the first token has been waited for, while it is."""
-        if self._sent_ns is None or self.tokens or self._ended:
-            return None
-        return (time.monotonic_ns() - self._sent_ns) / 1e6
 
     def _fold(self) -> None:
         while self._chars > KEEP_CHARS or len(self.runs) > KEEP_RUNS:

@@ -87,7 +87,7 @@ class LatencyPlot(bqplot.Figure):  # type: ignore[misc]
 
     def finish(self, stream: str) -> None:
         """Show that the stream's reader waits no more; errors as in `start`."""
-        self._inbox.put(("finish", self._places[stream], 0, 0.0))
+        self._inbox.put(("finish", self._places[stream], time.monotonic_ns(), 0.0))
 
     def turn(self, text: str, at_ns: int) -> None:
         """Mark when a knob was turned, and to what."""

@@ -2,8 +2,8 @@
 
 Streams have Okabe and Ito's hues, which colour-blind readers can tell apart, at a lightness that shows on
 white and on near-black. So has a stored picture's ink: it is drawn on nothing, and the page under it may be
-light or dark. The tints of waits go from none to dark brown on a light page, and to pale yellow on a dark
-one, so they differ in lightness and not in hue alone.
+light or dark. The tints of waits go from none over pale yellow to dark brown, so they differ in lightness and
+not in hue alone; each has an ink of its own, and is the same on every page.
 """
 
 import math
@@ -32,18 +32,16 @@ class Tint:
     label: str
     paper: str | None
     ink: str
-    dark_paper: str | None
-    dark_ink: str
 
 
 TINTS = (
-    Tint(0, "< 2", None, "#1f2328", None, "#e6e6e6"),
-    Tint(2, "2–10", "#fff3b8", "#1f2328", "#332a17", "#f0ead8"),
-    Tint(10, "10–30", "#ffe08a", "#1f2328", "#51400f", "#fbf3dc"),
-    Tint(30, "30–60", "#fdc04d", "#1f2328", "#7a5a08", "#fff9e8"),
-    Tint(60, "60–120", "#f78f28", "#1f2328", "#b27d0c", "#171000"),
-    Tint(120, "120–250", "#c9500a", "#ffffff", "#e5ad35", "#171000"),
-    Tint(250, "≥ 250", "#7a2c06", "#ffffff", "#ffe9ab", "#171000"),
+    Tint(0, "< 2", None, "#1f2328"),
+    Tint(2, "2–10", "#fff3b8", "#1f2328"),
+    Tint(10, "10–30", "#ffe08a", "#1f2328"),
+    Tint(30, "30–60", "#fdc04d", "#1f2328"),
+    Tint(60, "60–120", "#f78f28", "#1f2328"),
+    Tint(120, "120–250", "#c9500a", "#ffffff"),
+    Tint(250, "≥ 250", "#7a2c06", "#ffffff"),
 )
 _EDGES = [tint.from_ms for tint in TINTS]
 

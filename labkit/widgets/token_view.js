@@ -3,8 +3,8 @@
 const STATS = [["tokens", "tokens"], ["ttft_ms", "TTFT ms"], ["itl_ms", "last wait ms"]];
 const TTFT = 1;
 
-function tintStyle({ paper, ink, dark_paper, dark_ink }) {
-  return paper ? `background:light-dark(${paper},${dark_paper});color:light-dark(${ink},${dark_ink})` : "";
+function tintStyle({ paper, ink }) {
+  return paper ? `background:${paper};color:${ink}` : "";
 }
 
 function figure(value) {
@@ -55,12 +55,11 @@ class Column {
   }
 
   // The bar and the figure of the first wait grow while it goes on, and stay when it is over.
-  drawWait({ waiting_ms, ttft_ms }) {
-    const going = waiting_ms !== null && waiting_ms !== undefined;
-    this.since = going ? performance.now() - waiting_ms : null;
-    this.bar.classList.toggle("lk-waiting", going);
-    if (going) this.grow(this.since);
-    else this.showWait(ttft_ms ?? 0);
+  drawWait({ waiting, waited_ms }) {
+    this.since = waiting ? performance.now() - waited_ms : null;
+    this.bar.classList.toggle("lk-waiting", waiting);
+    if (waiting) this.grow(this.since);
+    else this.showWait(waited_ms ?? 0);
   }
 
   grow(since) {

@@ -61,8 +61,10 @@ class Waits:
                 self._push(place, self._since_start(at_ns), waited_ms)
                 if place in self.open:
                     self.open[place] = at_ns
-            case ("finish", place, _, _):
-                self.open.pop(place, None)
+            case ("finish", place, at_ns, _):
+                since_ns = self.open.pop(place, at_ns)
+                if (waited_ms := (at_ns - since_ns) / 1e6) >= LONG_MS:  # nothing came: the wait stays in view
+                    self._push(place, self._since_start(at_ns), waited_ms)
 
     def lines(self, now_ns: int) -> list[list[Point]]:
         """Return each stream's (seconds, ms), with the wait that goes on at `now_ns` if it is a long one."""

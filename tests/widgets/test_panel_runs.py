@@ -115,14 +115,12 @@ def test_stop_ends_the_run_for_the_cell_that_waits(panel: Any) -> None:
 
 def test_stop_ends_every_column_and_none_goes_on_counting_its_wait(panel: Any) -> None:
     panel.start()
-    while not all(
-        column.snapshot()["head"]["waiting_ms"] or column.tokens for column in panel.view.columns()
-    ):
+    while not all(column.waiting or column.tokens for column in panel.view.columns()):
         time.sleep(0.01)
     press(panel, "stop")
     columns = panel.view.columns()
     assert {column.note for column in columns} == {"stopped"}
-    assert {column.snapshot()["head"]["waiting_ms"] for column in columns} == {None}
+    assert not any(column.waiting for column in columns)
 
 
 def test_a_run_that_takes_too_long_is_stopped(panel: Any) -> None:

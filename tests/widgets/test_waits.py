@@ -21,7 +21,7 @@ def test_a_wait_that_goes_on_grows_and_becomes_the_first_one() -> None:
     assert waits.lines(7 * S)[0] == [(0.0, 2000.0), (2.0, 2000.0)]
     assert waits.lines(9 * S)[0] == [(0.0, 4000.0), (4.0, 4000.0)]
     waits.take(("push", 0, 10 * S, 5000.0))
-    waits.take(("finish", 0, 0, 0.0))
+    waits.take(("finish", 0, 10 * S, 0.0))
     assert waits.lines(20 * S)[0] == [(0.0, 5000.0), (5.0, 5000.0)]
     assert waits.top_ms == 5000
 
@@ -55,11 +55,20 @@ def test_the_axis_fits_the_run_and_then_moves_on(newest_s: float, span_s: tuple[
 def test_a_column_says_how_long_its_first_token_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.widgets.columns.time.monotonic_ns", lambda: 3 * S)
     column = Column("rest")
-    assert column.snapshot()["head"]["waiting_ms"] is None
+    assert column.waited_ms() is None and not column.waiting
     column.start(1 * S)
-    assert column.snapshot()["head"]["waiting_ms"] == 2000.0
+    assert column.waited_ms() == 2000.0 and column.waiting
     column.push("x", 2 * S)
-    assert column.snapshot()["head"]["waiting_ms"] is None
+    assert column.waited_ms() == 1000.0 and not column.waiting
+
+
+def test_a_wait_that_was_stopped_stays_in_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 3
+    monkeypatch.setattr("labkit.widgets.columns.time.monotonic_ns", lambda: now_s * S)
+    column = Column("rest")
     column.start(1 * S)
     column.finish("stopped", failed=False)
-    assert column.snapshot()["head"]["waiting_ms"] is None
+    now_s = 9
+    assert column.waited_ms() == 2000.0 and not column.waiting and column.ttft_ms is None
+    waits = taken(("start", 0, 1 * S, 0.0), ("finish", 0, 3 * S, 0.0))
+    assert waits.lines(9 * S)[0] == [(0.0, 2000.0), (2.0, 2000.0)]

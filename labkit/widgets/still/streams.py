@@ -117,7 +117,7 @@ def _draw_wait(
 ) -> None:
     """Draw the wait for the first token as a bar; a wait of `scale_ms` fills it."""
     page.add_patch(Rectangle((x, y), width_px, 4, color=LINE, linewidth=0))
-    share = min(1.0, (column.ttft_ms or 0.0) / scale_ms)
+    share = min(1.0, (column.waited_ms() or 0.0) / scale_ms)
     page.add_patch(Rectangle((x, y), width_px * share, 4, color=colour, linewidth=0))
 
 
