@@ -11,14 +11,18 @@ from labkit.wire.eventstream import Parser, ServerSentEvent
 DONE = "[DONE]"
 END_S = 2.0  # how long the body may go on after `[DONE]`
 MAX_EVENT = 1024 * 1024
+MOST_TOKENS = 2**53  # what every wire can carry; a greater count is none
 TAIL = 4096
+PINGS = ("ping", "heartbeat", "keepalive", "keep-alive")
 FIELDS = ("event:", "id:", "retry:", ":")
 
 STOP = (
-    "stop eos eos_token end_turn end_of_text endoftext stop_sequence stop_token complete completed end done"
+    "stop eos eos_token eos_found eot end_turn end_of_text endoftext stop_sequence stop_token stop_str "
+    "stopped complete completed end done finished"
 )
 LENGTH = (
-    "length max_tokens max_length maximum_tokens max_output_tokens model_length model_context_window_exceeded"
+    "length max_tokens max_length maximum_tokens max_output_tokens max_new_tokens max_completion_tokens "
+    "token_limit model_length model_context_window_exceeded"
 )
 REASONS: dict[str, Literal["stop", "length"]] = {
     **dict.fromkeys(STOP.split(), "stop"),
@@ -60,7 +64,7 @@ class AnswerReader:
     def tokens(self) -> int:
         """The endpoint's own count of the answer's tokens, or UNCOUNTED."""
         count = self.usage.get("completion_tokens") if isinstance(self.usage, dict) else None
-        return count if isinstance(count, int) and count > 0 else UNCOUNTED
+        return count if type(count) is int and 0 < count <= MOST_TOKENS else UNCOUNTED
 
     def feed(self, data: bytes) -> Iterator[str]:
         """The texts that these bytes complete, in order. What follows `[DONE]` is passed over.
@@ -114,8 +118,8 @@ class AnswerReader:
             self.steps += 1
             self.done = True
         elif event.event == "error":
-            raise self._failed(message_in(self._clean(data)))
-        elif data.startswith("{"):  # else a ping, or nothing
+            raise self._failed(message_in(self._clean(data)) or "it tells an error, and not which")
+        elif data.startswith("{") and event.event not in PINGS:  # else a ping, or nothing
             self.steps += 1
             return self._chunk(data)
         return []
@@ -131,7 +135,7 @@ class AnswerReader:
         texts = []
         for choice in chunk.choices or ():
             if choice.error:
-                raise self._failed(message_in(self._clean(data)))
+                raise self._failed(self._clean(message(choice.error)))
             if content := choice.content:
                 texts.append(content)
                 self._text_last = True

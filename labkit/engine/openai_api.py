@@ -32,16 +32,19 @@ class Delta(msgspec.Struct):
 
 
 class Choice(msgspec.Struct):
-    """The only answer in a chunk. A chat has `delta`, a plain completion `text`."""
+    """The only answer in a chunk. A chat has `delta`, a plain completion `text`.
 
-    delta: Delta | None = None
+    PHP writes an object with nothing in it, such as the last `delta`, as `[]`.
+    """
+
+    delta: Delta | list[Any] | None = None
     text: Content = None
     finish_reason: Any = None
     error: Any = None
 
     @property
     def content(self) -> str:
-        content = (self.delta and self.delta.content) or self.text
+        content = (self.delta.content if isinstance(self.delta, Delta) else None) or self.text
         return content if isinstance(content, str) else _joined(content)
 
     @property

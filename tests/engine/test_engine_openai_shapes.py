@@ -22,7 +22,7 @@ from standin import (
 from support import PATIENCE_S
 
 from labkit.engine import openai_answer
-from labkit.events import Failed, Finished
+from labkit.events import UNCOUNTED, Failed, Finished
 
 END_S = 0.1
 PAUSE = 3 * END_S
@@ -106,10 +106,22 @@ FINISHED: dict[str, tuple[Whole, str]] = {
     "Gemini: MAX_TOKENS": ([He, llo, ends("MAX_TOKENS"), DONE], "length"),
     "Cohere: COMPLETE": ([He, llo, ends("COMPLETE"), DONE], "stop"),
     "Mistral: model_length": ([He, llo, ends("model_length"), DONE], "length"),
+    "TGI of watsonx: TOKEN_LIMIT": ([He, llo, ends("TOKEN_LIMIT"), DONE], "length"),
+    "eos_found": ([He, llo, ends("eos_found"), DONE], "stop"),
+    "PHP: an empty delta as a list": (
+        [He, llo, data({"choices": [{"delta": [], "finish_reason": "stop"}]}), DONE],
+        "stop",
+    ),
+    "an event keepalive with a message": (
+        [He, b'event: keepalive\ndata: {"message": "alive"}\n\n', llo, STOP, DONE],
+        "stop",
+    ),
     "a reason in an object": ([He, llo, ends({"type": "length", "length": 2}), DONE], "length"),
     "usage with null counts": ([He, llo, STOP, counts({"prompt_tokens": None}), DONE], "stop"),
     "usage with float counts": ([He, llo, STOP, counts({"completion_tokens": 2.0}), DONE], "stop"),
     "usage with counts as text": ([He, llo, STOP, counts({"completion_tokens": "2"}), DONE], "stop"),
+    "usage with a truth value": ([He, llo, STOP, counts({"completion_tokens": True}), DONE], "stop"),
+    "usage beyond every wire": ([He, llo, STOP, counts({"completion_tokens": 2**63}), DONE], "stop"),
     "usage as a number": ([He, llo, STOP, counts(2), DONE], "stop"),
     "[DONE] with a space": ([He, llo, STOP, b"data: [DONE] \n\n", pings], "stop"),
     "CRLF": ([part.replace(b"\n", b"\r\n") for part in (He, llo, STOP, DONE)], "stop"),
@@ -179,7 +191,7 @@ FAILED: dict[str, tuple[Whole, str]] = {
     ),
     "an error in a choice": (
         [He, llo, data({"choices": [{"error": {"message": "lost it"}}]}), HOLDS],
-        "lost it",
+        "/v1: lost it",
     ),
     "vLLM: error, then [DONE]": ([He, llo, data({"error": {"message": "lost it"}}), DONE], "lost it"),
     "vLLM of old: a bare error": (
@@ -195,6 +207,7 @@ FAILED: dict[str, tuple[Whole, str]] = {
         [He, llo, b'event: error\ndata: {"message": "lost it"}\n\n', HOLDS],
         "lost it",
     ),
+    "event: error without a word": ([He, llo, b"event: error\ndata:\n\n", HOLDS], "it tells an error"),
     "event: error with text": ([He, llo, b"event: error\ndata: lost it\n\n", HOLDS], "lost it"),
     "Anthropic: event: error": (
         [He, llo, b'event: error\ndata: {"type":"error","error":{"message":"lost it"}}\n\n', STOP, DONE],
@@ -249,6 +262,8 @@ async def test_a_whole_answer_finishes(shape: Whole, reason: str) -> None:
     events = await ask(plays(shape), timeout_s=patience_s(shape), model="any")
     assert isinstance(events[-1], Finished), events[-1]
     assert events[-1].reason == reason
+    assert events[-1].tokens == UNCOUNTED or 0 < events[-1].tokens < 100
+    assert type(events[-1].tokens) is int
     assert "".join(text_of(events)) == "Hello"
 
 
