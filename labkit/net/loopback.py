@@ -6,6 +6,7 @@ from ipaddress import IPv6Address, ip_address
 
 import psutil
 
+_SHORT = re.compile(r"[0-9a-fx.]+")
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(:\d*)?")
 
 
@@ -46,8 +47,18 @@ def is_this_machine(host: str) -> bool:
     try:
         address = ip_address(name)
     except ValueError:
-        return False
+        return _is_short_for_this_machine(name)
     return address.is_unspecified or str(address) in _interface_addresses()
+
+
+def _is_short_for_this_machine(name: str) -> bool:
+    """Whether this is an IPv4 address as resolvers alone read it: `127.1`, `0`, `0x7f000001`."""
+    if not _SHORT.fullmatch(name):
+        return False
+    try:
+        return is_this_machine(socket.inet_ntoa(socket.inet_aton(name)))
+    except OSError:
+        return False
 
 
 def _interface_addresses() -> set[str]:

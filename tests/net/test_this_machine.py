@@ -19,6 +19,7 @@ LOOPBACK = [
     "::ffff:127.0.0.1",
 ]
 UNSPECIFIED = ["0.0.0.0", "::"]
+SHORT = ["127.1", "127.0.1", "2130706433", "0x7f.1", "0"]
 NAMES = ["localhost", "LOCALHOST", "localhost.", "a.localhost", socket.gethostname()]
 OTHERS = [
     "",
@@ -28,10 +29,12 @@ OTHERS = [
     "example.org",
     "localhost.example.org",
     "127.0.0.1.nip.io",
+    "127.0.0.1 example.org",
+    "128.1",
 ]
 
 
-@pytest.mark.parametrize("host", [*LOOPBACK, *UNSPECIFIED, *NAMES])
+@pytest.mark.parametrize("host", [*LOOPBACK, *UNSPECIFIED, *SHORT, *NAMES])
 def test_this_machine(host: str) -> None:
     assert is_this_machine(host)
 
