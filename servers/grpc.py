@@ -1,6 +1,8 @@
 """gRPC: `Generate` streams from the server in `inference.InferenceService`, with health and reflection."""
 
 import asyncio
+from collections import Counter
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote
 
@@ -23,7 +25,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MAX_MESSAGE = 256 * 1024
 MAX_METADATA = 16 * 1024
 WRITE_S = 360.0
+WATCH_S = 1.0  # how often a health watch looks at the engine
 SPARE_CALLS = 64
+MOST_WATCHES = SPARE_CALLS // 2  # of one connection, so that a health check still gets through beside them
 SPARE_CONNECTIONS = 256  # with as many for the default of streams, half of the 1,024 files of many systems
 STATUS = {
     "invalid_request": grpc.StatusCode.INVALID_ARGUMENT,
@@ -57,18 +61,56 @@ def create(service: Service) -> "GrpcListener":
     return GrpcListener(service)
 
 
-class Health(health.aio.HealthServicer):
-    """Reports NOT_SERVING once the engine has failed; each `Check` looks."""
+class Health(health_pb2_grpc.HealthServicer):
+    """The standard health service: NOT_SERVING once the engine has failed or the server stops.
+
+    The servicer that comes with gRPC writes to a watcher under a lock that `stop` and all watchers need. So
+    one peer that takes nothing would keep the others waiting.
+    """
 
     def __init__(self, service: Service) -> None:
-        super().__init__()
         self._service = service
+        self._stopping = asyncio.Event()
+        self._watches: Counter[str] = Counter()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _status(self, name: str) -> Any:
+        if name not in ("", SERVICE):
+            return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        ended = self._stopping.is_set() or self._service.engine.failed is not None
+        return health_pb2.HealthCheckResponse.NOT_SERVING if ended else health_pb2.HealthCheckResponse.SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:
-        if self._service.engine.failed is not None:
-            for name in ("", SERVICE):
-                await self.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        return await super().Check(request, context)
+        status = self._status(request.service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "this server has no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        peer = context.peer()
+        if self._watches[peer] >= MOST_WATCHES:
+            await _abort(context, "overloaded", f"a connection has at most {MOST_WATCHES} health watches")
+        self._watches[peer] += 1
+        try:
+            await self._tell(request.service, context)
+        finally:
+            self._watches[peer] -= 1
+            self._watches += Counter()  # forgets who has none
+
+    async def _tell(self, name: str, context: Any) -> None:
+        """Write the status whenever it changes, until the server stops."""
+        told = None
+        while True:
+            stopping = self._stopping.is_set()
+            if (status := self._status(name)) != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            if stopping:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), WATCH_S)
 
 
 class GrpcListener:
@@ -112,12 +154,10 @@ class GrpcListener:
                 f"cannot listen on {host}:{port}: the port is in use; choose another, or 0 for any free one"
             )
         await self._server.start()
-        for name in ("", SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return bound
 
     async def stop(self) -> None:
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         await self._server.stop(grace=0.2)
         del self._server  # its handler is a method of this listener, a cycle that would hold its core
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from support import PATIENCE_S, Watched, settled, thread_server, until
 
 from labkit.launch.threaded import ThreadServer
 from labkit.wire.proto import inference_pb2 as pb
+from servers.grpc import MOST_WATCHES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -170,6 +172,33 @@ async def test_one_call_too_many_is_refused_at_once_and_health_still_answers(
     for call in calls:
         call.cancel()
     await until(lambda: server.service.open_streams == 0, "the streams are forgotten")
+
+
+async def test_health_watches_leave_places_for_health_checks_and_answers(
+    server: ThreadServer, channel: aio.Channel
+) -> None:
+    server.service.admission.max_streams = 1
+    watches = [health_stub(channel).Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+    told = await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
+    refused = [reply for reply in told if isinstance(reply, aio.AioRpcError)]
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(told) - len(refused) == MOST_WATCHES
+    reply = await health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+    assert reply.status == SERVING
+    assert await generate(channel, timeout=PATIENCE_S).read()
+    for watch in watches:
+        watch.cancel()
+
+    async def watched() -> bool:
+        with suppress(aio.AioRpcError):
+            return (
+                await health_stub(channel).Watch(health_pb2.HealthCheckRequest()).read()
+            ).status == SERVING
+        return False
+
+    async with asyncio.timeout(PATIENCE_S):  # a place is given back as the server sees the end
+        while not await watched():
+            await asyncio.sleep(0.01)
 
 
 async def test_stopping_is_unavailable(server: ThreadServer, channel: aio.Channel) -> None:

@@ -27,6 +27,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
+INITIAL_WINDOW_SIZE = 4
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 LONG = pb.GenerateRequest(prompt="x", max_tokens=60_000).SerializeToString()
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16 * 1024)]
@@ -205,6 +206,20 @@ def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
     return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
 
 
+def call(method: str, message: bytes) -> bytes:
+    """The frames of a call with one message, on stream 1."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": method,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    head = frame(HEADERS, END_HEADERS, 1, b"".join(field(*item) for item in fields.items()))
+    return head + frame(DATA, END_STREAM, 1, b"\0" + struct.pack(">I", len(message)) + message)
+
+
 PARTS = {
     "nothing": b"",
     "preface": PREFACE,
@@ -237,22 +252,26 @@ def field(name: str, value: str) -> bytes:
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
+async def test_watcher_that_takes_nothing_keeps_neither_others_nor_a_stop_waiting(
+    server: ThreadServer, channel: aio.Channel
+) -> None:
+    no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(PREFACE + no_window + frame(SETTINGS, ACK, 0) + call(WATCH, b""))
+        await generated(channel)  # the server has read the other connection's call meanwhile
+        watch = send(channel, WATCH, b"")
+        assert await asyncio.wait_for(watch.read(), PATIENCE_S / 4) == b"\x08\x01", "serving"
+        began = time.monotonic()
+        await asyncio.to_thread(server.stop)
+        assert time.monotonic() - began < 0.5
+
+
 async def test_peer_that_answers_no_ping_is_dropped(engine: Watched, hasty: None) -> None:
     """So is a process that stands still, whose kernel still takes bytes for it."""
-    fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": GENERATE,
-        ":authority": "localhost",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    head = frame(HEADERS, END_HEADERS, 1, b"".join(field(*item) for item in fields.items()))
-    call = head + frame(DATA, END_STREAM, 1, b"\0" + struct.pack(">I", len(LONG)) + LONG)
     engine.interval_ms = 5
     with thread_server("grpc", engine) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            sock.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0) + call)
+            sock.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0) + call(GENERATE, LONG))
             await until(lambda: server.service.open_streams == 1, "the call has begun")
             await until(lambda: server.service.open_streams == 0, "the call is dropped", PATIENCE_S / 4)
         assert not engine.streams[0].wanted
