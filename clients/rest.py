@@ -22,7 +22,7 @@ class RESTClient(Client):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._http = http.pooled(url)
+        self._http = http.pooled(self.url)
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         try:

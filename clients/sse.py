@@ -26,7 +26,7 @@ class SSEClient(Client):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._http = http.pooled(url)
+        self._http = http.pooled(self.url)
 
     async def chunks(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         parser = Parser()

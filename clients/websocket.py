@@ -164,15 +164,15 @@ class WebSocketClient(Client):
         last = replies[-1] if isinstance(replies, list) else replies
         request_id = last.request_id or self._only()
         arrivals = self._open.get(request_id)
+        arrival: Chunk | LabkitError | None = None  # of an answer that was left, still on its way
+        if arrivals is not None:
+            refused = last.type == "error"
+            arrival = from_code(last.code, last.message) if refused else Chunk(received_ns, decode(message))
         if last.type in ENDS:
             self._open.pop(request_id, None)
             self._ended(request_id)
-        if arrivals is None:  # of an answer that was left, still on its way
-            return
-        refused = last.type == "error"
-        arrivals.put_nowait(
-            from_code(last.code, last.message) if refused else Chunk(received_ns, decode(message))
-        )
+        if arrivals is not None and arrival is not None:
+            arrivals.put_nowait(arrival)
 
     def _only(self) -> str:
         """The request that an error without an id must belong to, if there is no other."""

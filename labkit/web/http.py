@@ -39,7 +39,7 @@ def curl() -> str:
 
 def check_plain(name: str, response: httpx.Response) -> None:
     """Raise ConnectionLost if something has compressed the body, which holds tokens back."""
-    encoding = response.headers.get("content-encoding", "identity")
+    encoding = response.headers.get("content-encoding") or "identity"
     if encoding.lower() != "identity":
         raise ConnectionLost(
             f"{name}: the response is {encoding}-encoded, though none was asked for: "

@@ -83,6 +83,23 @@ async def test_a_message_over_the_limit_is_told(name: str, peer: Peer) -> None:
     assert "\n" not in str(told.value) and ("4 MiB" in str(told.value) or str(MAX_MESSAGE) in str(told.value))
 
 
+@pytest.mark.parametrize("last", ['"tokens": true', '"pieces": "x"'])
+@pytest.mark.parametrize("kind", ["finished", "failed"])
+async def test_a_last_event_that_is_none_of_labkit_s_is_told(kind: str, last: str) -> None:
+    async def answer(socket: ServerConnection) -> None:
+        async for question in socket:
+            request_id = json.loads(question)["request_id"]
+            await socket.send(
+                f'{{"type": "{kind}", "id": 1, "request_id": "{request_id}", "code": 1, {last}}}'
+            )
+
+    async with serve(answer, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect("websocket", url) as client:
+            with pytest.raises(LabkitError, match="none of labkit's"):
+                await asyncio.wait_for(client.record(ask(COUNT)), PATIENCE_S / 2)
+
+
 async def test_what_comes_after_finished_is_not_looked_at() -> None:
     async def more(call: Call) -> None:
         await call.head()
@@ -117,6 +134,12 @@ async def test_a_compressed_response_is_one_line(name: str, status: int, encodin
     assert "\n" not in str(told.value)
 
 
+async def test_an_empty_content_encoding_is_none() -> None:
+    peer = replies(200, native.to_json(Answer.from_events(ANSWER)), content_encoding="")
+    async with upstream(peer) as far, connect("rest", far.url) as client:
+        assert_whole(await client.record(ask(COUNT)), COUNT)
+
+
 async def test_an_answer_over_the_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.web.http.MAX_ANSWER", 100)
     async with upstream(replies(200, b" " * 101)) as far, connect("rest", far.url) as client:
@@ -124,8 +147,9 @@ async def test_an_answer_over_the_limit_is_told(monkeypatch: pytest.MonkeyPatch)
             await client.record(ask(COUNT))
 
 
-async def test_an_address_may_end_in_a_slash(interface: str) -> None:
+async def test_an_address_may_end_in_slashes(interface: str) -> None:
     with thread_server(interface, Watched(interval_ms=0)) as server:
-        async with connect(interface, f"{server.url}/") as client:
-            assert_whole(await client.record(ask(COUNT)), COUNT)
-            await client.drain(f"{server.url}/", ask(COUNT), 1)
+        for url in (f"{server.url}/", f"{server.url}//"):
+            async with connect(interface, url) as client:
+                assert_whole(await client.record(ask(COUNT)), COUNT)
+                await client.drain(url, ask(COUNT), 1)
