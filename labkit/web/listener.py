@@ -75,17 +75,16 @@ class BoundedLines(Pipeline, Deadlines):
     """uvicorn's HTTP/1.1 parser with limits that it lacks: on headers, on trailers, on a refused body."""
 
     _pending = 0  # bytes since the last complete headers, part of a body, or message
-    _body = 0  # bytes of the body so far
+    _since_headers = 0  # bytes of the body so far, with what frames its chunks
 
     def on_headers_complete(self) -> None:
-        self._pending = self._body = 0
+        self._pending = self._since_headers = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
-        self._body += len(body)
         super().on_body(body)
-        if self._body > MAX_BODY + LINGER and self.cycle.response_complete:
+        if self._since_headers > MAX_BODY + LINGER and self.cycle.response_complete:
             self.transport.close()  # it has its answer and sends on
 
     def on_message_complete(self) -> None:
@@ -94,6 +93,7 @@ class BoundedLines(Pipeline, Deadlines):
 
     def data_received(self, data: bytes) -> None:
         self._pending += len(data)
+        self._since_headers += len(data)
         super().data_received(data)
         if self._pending <= MAX_HEADERS or self.transport.is_closing():
             return

@@ -110,6 +110,22 @@ async def test_body_without_end_is_refused_and_not_read_on(
     assert not logged
 
 
+async def test_what_frames_the_chunks_of_a_refused_body_counts_too() -> None:
+    with thread_server("rest", Watched()) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        over = b" " * (MAX_BODY + 1)
+        writer.write(b"POST /generate" + CHUNKED + b"%x\r\n" % len(over) + over + b"\r\n")
+        await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE_S)
+        chunk, sent = b"1;" + b"x" * 4096 + b"\r\n \r\n", 0
+        with suppress(ConnectionError):
+            while sent < 32 * 2**20:
+                writer.write(chunk)
+                await asyncio.wait_for(writer.drain(), PATIENCE_S)
+                sent += len(chunk)
+        assert sent < 16 * 2**20
+        writer.transport.abort()
+
+
 @pytest.mark.parametrize("interface", ["rest", "sse"])
 async def test_body_over_the_limit_is_told_before_the_connection_closes(interface: str) -> None:
     with thread_server(interface, Watched()) as server:
