@@ -191,9 +191,8 @@ async def test_health_watches_leave_places_for_health_checks_and_answers(
 
     async def watched() -> bool:
         with suppress(aio.AioRpcError):
-            return (
-                await health_stub(channel).Watch(health_pb2.HealthCheckRequest()).read()
-            ).status == SERVING
+            reply = await health_stub(channel).Watch(health_pb2.HealthCheckRequest()).read()
+            return bool(reply.status == SERVING)
         return False
 
     async with asyncio.timeout(PATIENCE_S):  # a place is given back as the server sees the end
