@@ -15,6 +15,10 @@ from labkit.errors import in_one_line
 CLOSED = ("the handler is closed", 'Failed "execute_batch"')
 
 
+REFUSED = "ASGI callable returned without completing handshake."
+"""What uvicorn says of every WebSocket handshake that labkit refuses; the client has the reason."""
+
+
 def keep_to_the_log() -> None:
     """Make this process write none of labkit's log to stderr by itself, nor gRPC's."""
     logging.getLogger("labkit").addHandler(logging.NullHandler())
@@ -58,6 +62,8 @@ class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         what = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None
+        if what == REFUSED:
+            return
         if error is None:
             self._log.log(record.levelno, "%s", what)
         elif not has_left(error):

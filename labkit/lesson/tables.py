@@ -22,7 +22,7 @@ RUN_FIGURES: Mapping[str, tuple[str, int]] = {
 """The figures of a table of runs: the heading, `Summary`'s field and the digits after the point."""
 READERS_FIGURES = ("TTFT p99, s", "effective tokens/s", "fluidity")
 MOST_FIGURES = 4
-"""More would not fit beside each other on a page 900 px wide."""
+"""More would be wider than 900 px."""
 
 
 def figures_table(recordings: Mapping[str, Recording]) -> Table:

@@ -303,11 +303,14 @@ async def test_engine_failure_is_a_frame(server: ThreadServer, engine: Watched) 
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
-async def test_foreign_page_cannot_open_a_socket(server: ThreadServer, origin: str) -> None:
+async def test_foreign_page_cannot_open_a_socket(
+    server: ThreadServer, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with socket(server, origin=origin):
             pass
     assert refused.value.response.status_code == 403
+    assert not caplog.records, "any page could fill the log"
 
 
 async def test_foreign_page_cannot_open_a_socket_that_only_the_browser_names(server: ThreadServer) -> None:
