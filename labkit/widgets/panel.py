@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import html
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -104,6 +105,9 @@ class Panel(ipywidgets.VBox, Generic[Result]):  # type: ignore[misc]
                     )
             except BaseException:  # an interrupt
                 self._end()
+                for coroutine in coroutines:
+                    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                        coroutine.close()  # else Python warns of it in the cell
                 raise
 
     def finish(self, timeout: float | None = None) -> None:

@@ -1,5 +1,6 @@
 """*Run again*, *stop*, and an interrupt of the cell that waits mean the same on every live panel."""
 
+import gc
 import inspect
 import threading
 import time
@@ -12,6 +13,7 @@ from kernel import Kernel, kernel
 from support import PATIENCE_S
 
 import labkit
+from labkit.background import LoopThread
 from labkit.engine.trace import Moved
 from labkit.errors import LabkitError, StartError
 from labkit.widgets import EnginePanel, Race
@@ -121,6 +123,20 @@ def test_stop_ends_every_column_and_none_goes_on_counting_its_wait(panel: Any) -
     columns = panel.view.columns()
     assert {column.note for column in columns} == {"stopped"}
     assert not any(column.waiting for column in columns)
+
+
+def test_an_interrupt_as_a_run_begins_leaves_no_coroutine_behind(
+    panel: Any, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LoopThread, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            panel.start()
+    gc.collect()
+    assert [warning for warning in recwarn if "never awaited" in str(warning.message)] == []
 
 
 def test_a_run_that_takes_too_long_is_stopped(panel: Any) -> None:
