@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from labkit.client import Chunk, Client
-from labkit.events import Event, Failed, Finished, GenerateRequest, Terminal
+from labkit.events import Event, GenerateRequest, Terminal
 from labkit.net.drain import drain
 from labkit.web import http
 from labkit.wire import native
@@ -72,6 +72,6 @@ def _up_to_the_end(blocks: list[ServerSentEvent]) -> list[Event]:
     events: list[Event] = []
     for block in blocks:
         events.append(native.event_from_json(block.data))
-        if isinstance(events[-1], (Finished, Failed)):
+        if isinstance(events[-1], Terminal):
             break
     return events
