@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from labkit.engine.openai_api import CompletionChunk, message, message_in
-from labkit.errors import EngineFailed
+from labkit.errors import ConnectionLost, EngineFailed
 from labkit.events import UNCOUNTED
 from labkit.wire.eventstream import Parser, ServerSentEvent
 
 DONE = "[DONE]"
 END_S = 2.0  # how long the body may go on after `[DONE]`
-MAX_EVENT = 1024 * 1024
 MOST_TOKENS = 2**53  # what every wire can carry; a greater count is none
 TAIL = 4096
 PINGS = ("ping", "heartbeat", "keepalive", "keep-alive")
@@ -52,7 +51,6 @@ class AnswerReader:
         self._clean = clean
         self._parser = Parser()
         self._text_last = False
-        self._unparsed = 0
         self._tail = bytearray()
 
     @property
@@ -75,10 +73,10 @@ class AnswerReader:
         self._tail += data
         if len(self._tail) > 4 * TAIL:
             del self._tail[:-TAIL]
-        events = self._parser.feed(data)
-        self._unparsed = 0 if events else self._unparsed + len(data)
-        if self._unparsed > MAX_EVENT:
-            raise self._failed(f"it sent an event of over {MAX_EVENT} bytes")
+        try:
+            events = self._parser.feed(data)
+        except ConnectionLost as error:
+            raise self._failed(str(error)) from None
         for event in events:
             if not self.done:
                 yield from self._event(event)

@@ -24,11 +24,12 @@ from standin import (
 )
 from support import PATIENCE_S, until
 
-from labkit.engine import openai, openai_answer
+from labkit.engine import openai
 from labkit.engine.openai import OpenAIEngine
 from labkit.engine.openai_api import retry_after_s
 from labkit.errors import InvalidRequest
 from labkit.events import Failed, GenerateRequest
+from labkit.wire import MAX_MESSAGE
 
 KEY = "sk-stand-in-0123456789"
 
@@ -186,7 +187,7 @@ async def test_an_event_without_an_end_is_not_collected_for_ever() -> None:
         while not call.disconnected.is_set():
             await call.send(b"x" * 65_536)
 
-    assert f"over {openai_answer.MAX_EVENT} bytes" in (await failure(endless)).message
+    assert f"over {MAX_MESSAGE} bytes" in (await failure(endless)).message
 
 
 async def test_a_refusal_without_an_end_is_not_collected_for_ever() -> None:
