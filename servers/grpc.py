@@ -167,25 +167,25 @@ class GrpcListener:
             delivery = self._service.generate(request, _caller(context))
         except LabkitError as error:
             await _abort(context, error.code, str(error))
-        patience = Patience()
+        limit = WriteLimit()
         try:
             async for group in delivery:
-                patience.writing = group.events[-1].id
+                limit.writing = group.events[-1].id
                 await context.write(protobuf.group_to_proto(group))
-                patience.writing = None
+                limit.writing = None
                 if isinstance(last := group.events[-1], Failed):
                     await _abort(context, last.code, last.message)
         except asyncio.CancelledError:
-            if not patience.lost:
+            if not limit.lost:
                 raise
             await delivery.aclose()  # gives its place back: the status goes out when the reader reads on
             await _abort(context, "connection_lost", f"the reader took nothing for {WRITE_S:g} s")
         finally:
-            patience.end()
+            limit.end()
             await delivery.aclose()
 
 
-class Patience:
+class WriteLimit:
     """Cancels the task that makes it once a write has waited from one look to the next, `WRITE_S` seconds.
 
     A server of gRPC sees what a peer takes only when the peer opens its window again, and libraries do that

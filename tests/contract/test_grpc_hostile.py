@@ -177,22 +177,22 @@ async def test_server_runs_ahead_of_a_client_by_some_thousand_tokens(engine: Wat
 
 
 async def test_only_one_write_that_waits_from_look_to_look_is_too_slow() -> None:
-    async def slow() -> server_file.Patience:
-        patience = server_file.Patience()
+    async def slow() -> server_file.WriteLimit:
+        limit = server_file.WriteLimit()
         for id in range(5):
-            patience.writing = id
-            patience._look()
-        patience.writing = None  # it waits for the engine
-        patience._look()
-        patience._look()
-        patience.end()
-        return patience
+            limit.writing = id
+            limit._look()
+        limit.writing = None  # it waits for the engine
+        limit._look()
+        limit._look()
+        limit.end()
+        return limit
 
     async def stalled() -> None:
-        patience = server_file.Patience()
-        patience.writing = 1
-        patience._look()
-        patience._look()
+        limit = server_file.WriteLimit()
+        limit.writing = 1
+        limit._look()
+        limit._look()
         await asyncio.sleep(PATIENCE_S)
 
     assert not (await slow()).lost
