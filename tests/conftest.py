@@ -1,4 +1,4 @@
-"""Fixtures of all tests: no test may leave a thread or a child process behind."""
+"""Fixtures of all tests: no test may leave a thread or a child process behind, or use a key."""
 
 import gc
 import threading
@@ -53,6 +53,12 @@ def nothing_left_behind() -> Iterator[None]:
         gc.collect()
         time.sleep(0.02)
     assert not left, f"left behind: {', '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key of whoever runs the tests reaches a stand-in of an endpoint."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 @pytest.fixture(scope="session")

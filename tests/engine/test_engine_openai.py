@@ -35,11 +35,6 @@ from labkit.events import UNCOUNTED, Failed, Finished, GenerateRequest, Started,
 from labkit.stream import HIGH_WATER
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 @pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
 async def test_a_chat_becomes_a_stream_however_its_bytes_are_cut(size: int) -> None:
     whole = b"".join(HELLO)

@@ -24,11 +24,6 @@ from labkit.errors import EngineFailed
 from labkit.events import Failed, GenerateRequest
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 @pytest.mark.parametrize("status", [301, 307, 308])
 async def test_a_redirect_names_its_target(status: int) -> None:
     failed = await failure(replies(status, b"", location="https://other.example/v1/chat/completions?key=1"))

@@ -34,11 +34,6 @@ from labkit.wire import MAX_MESSAGE
 KEY = "sk-stand-in-0123456789"
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 @pytest.mark.parametrize(
     "answer", [replies(200, b'{"data":[]}'), replies(200, b"<html>"), replies(500, b"Internal Server Error")]
 )
